@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -112,9 +113,15 @@ def test_formats_without_an_entry_fall_back() -> None:
 
 
 def test_power_lies_between_idle_and_tdp_and_rises_with_load() -> None:
+    kinds = ("compute", "memory", "attention", "widening")
     power = load_hardware("h100").power
-    low, mid, high = power.step_w(0.0, 0.0), power.step_w(0.05, 0.5), power.step_w(0.6, 0.3)
-    assert power.idle_w.value < low < mid < high == power.tdp_w.value
+    curve = power.curve.model_copy(update=dict.fromkeys(kinds, 0.4))
+    power = power.model_copy(update={"curve": curve})
+    for kind in kinds:
+        low, mid, high = power.step_w({kind: np.array([0.0, 0.1, 1.0])})
+        assert power.idle_w.value < low < mid < high <= power.tdp_w.value
+    everything = dict.fromkeys(kinds, np.ones(1))
+    assert power.step_w(everything) == power.tdp_w.value
 
 
 def _own(tmp_path: Path, old: str, new: str) -> Path:

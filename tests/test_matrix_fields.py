@@ -265,6 +265,8 @@ HARDWARE: list[tuple[str, Any, Fields]] = [
     ("power.curve.active", 0.1, {}),
     ("power.curve.compute", 0.1, {}),
     ("power.curve.memory", 0.9, {}),
+    ("power.curve.attention", 0.5, {}),
+    ("power.curve.widening", 0.5, EXPERTS | {"precision.weights": "int4"}),
     ("efficiency.matmul.bf16.compute", 0.3, {}),
     ("efficiency.matmul.bf16.bandwidth", 0.3, {}),
     ("efficiency.matmul.bf16.overhead_us", 30.0, {}),

@@ -251,8 +251,13 @@ class StepCostModel:
         useful = self._useful_shares(steps, shape)
         moved = np.zeros(len(steps))
         link = np.zeros(len(steps))
+        attention_s, widening_s = np.zeros(len(steps)), np.zeros(len(steps))
         for op in self.operators:
             demand = op.demand(shape)
+            if isinstance(op, DecodeAttention):
+                attention_s += demand.seconds * k
+            elif isinstance(op, Matmul | Experts) and op.weight_bytes < op.input_bytes:
+                widening_s += demand.seconds * k
             operator_s[op.name] = operator_s.get(op.name, 0.0) + demand.seconds * k
             _attribute(demand, k, resource_s)
             flops += demand.flops * k
@@ -263,26 +268,23 @@ class StepCostModel:
         host = np.maximum(duration - device_s, 0.0)
         operator_s["host"] = host
         resource_s["host"] = host
-        mfu = np.minimum(flops * self.devices / np.maximum(duration * self.peak_flops, 1e-30), 1.0)
-        mbu = np.minimum(
-            moved * self.devices / np.maximum(duration * self.peak_bytes_per_s, 1e-30), 1.0
-        )
+        busy = np.maximum(duration, 1e-30)
+        load = {
+            "compute": flops * self.devices / (busy * self.peak_flops),
+            "memory": moved * self.devices / (busy * self.peak_bytes_per_s),
+            "attention": attention_s / busy,
+            "widening": widening_s / busy,
+        }
+        load = {name: np.minimum(share, 1.0) for name, share in load.items()}
         return StepWork(
             model_flops=model_flops * self.devices,
             hbm_bytes=moved * self.devices,
             link_bytes=link,
-            energy_j=self._energy(duration, mfu, mbu),
+            energy_j=duration * self.devices * self._power.step_w(load),
+            load=load,
             operator_s=operator_s,
             resource_s=resource_s,
         )
-
-    def _energy(self, duration: Floats, mfu: Floats, mbu: Floats) -> Floats:
-        power = self._power
-        idle, curve = power.idle_w.value, power.curve
-        load = np.minimum(1.0, curve.active + curve.compute * mfu + curve.memory * mbu)
-        watts = idle + (power.tdp_w.value - idle) * load
-        energy: Floats = duration * watts * self.devices
-        return energy
 
     def _shape_of(self, steps: StepTable) -> Shape:
         """Sizes of each row's average step: times are straight lines, so the average tells all."""

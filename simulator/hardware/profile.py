@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from simulator.errors import UserError
 from simulator.hardware.efficiency import Efficiency, Provenance
 from simulator.scenario.base import Fraction, Model, PositiveFloat
+from simulator.workload.requests import Floats
 
 PEAK_FORMATS = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8", "int4", "fp4")
 
@@ -68,15 +70,22 @@ class Node(Model):
     )
 
 
+Coefficient = Annotated[float, Field(ge=0, le=10)]
+
+
 class PowerCurve(Model):
     """Power while a step runs, between idle and TDP:
-    ``P = idle + (TDP - idle)·min(1, active + compute·MFU + memory·MBU)``
-    with the step's shares of the peak FLOP/s (of the type used) and of the peak bandwidth. Matrix
-    units draw full power well below their full rate, hence coefficients above 1."""
+    ``P = idle + (TDP - idle)·min(1, active + compute·MFU + memory·MBU + attention·A + widening·W)``
+    with the step's shares of the peak FLOP/s (of the type used) and of the peak bandwidth, and the
+    shares of its time in decode attention (A) and in products that widen their weights first (W):
+    both kernels keep the cores busy far beyond what their FLOPs and bytes say. Matrix units draw
+    full power well below their full rate, hence coefficients above 1."""
 
     active: Fraction
-    compute: Annotated[float, Field(ge=0, le=10)]
-    memory: Annotated[float, Field(ge=0, le=10)]
+    compute: Coefficient
+    memory: Coefficient
+    attention: Coefficient = 0.0
+    widening: Coefficient = 0.0
     provenance: Provenance
 
 
@@ -93,11 +102,13 @@ class Power(Model):
             raise ValueError(f"idle_w ({self.idle_w.value:g}) is not below tdp_w")
         return self
 
-    def step_w(self, mfu: float, mbu: float) -> float:
-        """Power in W while a step runs that reaches ``mfu`` and ``mbu`` (0 to 1)."""
+    def step_w(self, load: Mapping[str, Floats]) -> Floats:
+        """Power in W while steps run; ``load`` has the shares that the curve's coefficients of the
+        same names multiply (0 to 1), shape (steps,)."""
         idle, curve = self.idle_w.value, self.curve
-        load = min(1.0, curve.active + curve.compute * mfu + curve.memory * mbu)
-        return idle + (self.tdp_w.value - idle) * load
+        part = sum((getattr(curve, name) * share for name, share in load.items()), curve.active)
+        watts: Floats = idle + (self.tdp_w.value - idle) * np.minimum(1.0, part)
+        return watts
 
 
 class Price(Model):

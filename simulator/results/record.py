@@ -150,6 +150,7 @@ class StepWork:
         energy_j: energy of all the replica's devices while the row runs.
         operator_s: seconds by operator (``qkv_proj``, ``decode_attention``, ``host`` …).
         resource_s: seconds by binding resource: compute, memory, network, host, latency.
+        load: what power depends on, by coefficient of the power curve, each from 0 to 1.
     """
 
     model_flops: Floats
@@ -158,6 +159,7 @@ class StepWork:
     energy_j: Floats
     operator_s: dict[str, Floats] = field(default_factory=dict)
     resource_s: dict[str, Floats] = field(default_factory=dict)
+    load: dict[str, Floats] = field(default_factory=dict)
 
 
 class Accountant(Protocol):
