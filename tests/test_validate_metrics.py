@@ -22,13 +22,22 @@ def prediction(
 ) -> dict[str, Any]:
     figures = {
         key: {"mean": value, "p50": value / 2, "p90": 2 * value, "p95": 2 * value, "p99": 3 * value}
-        for key, value in (("ttft_ms", ttft), ("tpot_ms", tpot), ("e2e_ms", e2e))
+        for key, value in (
+            ("ttft_ms", ttft),
+            ("tpot_ms", tpot),
+            ("e2e_ms", e2e),
+            ("itl_ms", tpot),
+        )  # fmt: skip
     }
     phase = {"steps": 10, "step_ms_mean": 5.0, "share_of_busy_time": 0.5}
     return {
         **figures,
         "queueing_ms_mean": 1.0,
         "output_tokens_per_s": rate,
+        "energy_j_per_output_token": 1000.0 / rate,
+        "power_w": 1000.0,
+        "avg_batch_size": 8.0,
+        "load": [{"share": 0.9, "compute": 0.2, "memory": 0.4, "attention": 0.1, "widening": 0.0}],
         "requests": 80,
         "kv_tokens": 1000,
         "batch_size_mean": 7.5,

@@ -102,6 +102,15 @@ def _preset(name: str) -> ModelSpec:
     return load_model(name)
 
 
+def preset_name(name: str) -> str:
+    """A model's name as presets know it, from how tables write it: ``LLaMA v3.1 8B``, or with the
+    format of the weights at its end."""
+    plain = re.sub(r"[-_ ](FP8|FP4|BF16)$", "", name, flags=re.IGNORECASE)
+    if "/" in plain:
+        return plain
+    return re.sub(r"[\s_-]+v?(?=\d)|\s+", "-", plain).lower()
+
+
 def _engine(name: str) -> EngineProfile:
     """By name, without what stands in parentheses behind it."""
     return load_engine(re.sub(r"\s*\(.*\)\s*$", "", name).strip())

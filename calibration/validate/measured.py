@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from calibration.validate.loads import Wrong, translate
 from calibration.validate.point import Figures, Point
 from calibration.validate.rows import name_of, read_rows
 from simulator.errors import UserError
@@ -40,6 +41,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "replicas": (),
     "num_prompts": ("n_requests",),
     "range_ratio": (),
+    "input_cv": (),
+    "output_cv": (),
+    "until_queue_empty": (),
+    "bench_limits": (),
     "max_num_seqs": (),
     "max_num_batched_tokens": (),
     "max_model_len": (),
@@ -51,7 +56,21 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "ttft_ms": ("silicon_ttft_ms",),
     "tpot_ms": ("silicon_tpot_ms",),
     "e2e_ms": ("e2el_ms",),
+    "itl_ms": (),
+    "itl_ms_p50": (),
+    "itl_ms_p90": (),
+    "itl_ms_p95": (),
+    "itl_ms_p99": (),
     "output_tokens_per_s": (),
+    "energy_j_per_output_token": (),
+    "power_w": ("avg_power_w_all_gpus",),
+    "avg_batch_size": (),
+    "load_kind": (),
+    "load": (),
+    "task": (),
+    "architecture": (),
+    "parallelism": (),
+    "n_gpus": (),
     "mode": (),
     "pp": ("pp_size",),
     "attention_dp": ("attention_dp_size",),
@@ -81,10 +100,15 @@ _WHOLE = (
     "concurrency", "tp", "replicas", "num_prompts", "max_num_seqs", "max_num_batched_tokens",
     "max_model_len", "kv_cache_tokens", "pp", "attention_dp", "moe_ep", "moe_tp",
 )  # fmt: skip
+_PERCENTILES = ("itl_ms_p50", "itl_ms_p90", "itl_ms_p95", "itl_ms_p99")
+_LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms", "itl_ms")
+_RATES = ("output_tokens_per_s", "energy_j_per_output_token", "power_w", "avg_batch_size")
+_FIGURES = (*_LATENCIES, *_PERCENTILES, *_RATES)
 _REAL = (
-    "isl", "osl", "rate_per_s", "range_ratio", "memory_fraction", "ttft_ms", "tpot_ms", "e2e_ms",
-    "output_tokens_per_s",
+    "isl", "osl", "rate_per_s", "range_ratio", "memory_fraction", "input_cv", "output_cv",
+    *_FIGURES,
 )  # fmt: skip
+_FLAGS = ("prefix_caching", "until_queue_empty", "bench_limits")
 _STATISTICS = {"mean": "mean", "average": "mean", "median": "p50"} | {
     name: name for name in ("p50", "p90", "p95", "p99")
 }
@@ -139,7 +163,10 @@ def read_dataset(path: Path | str) -> Dataset:
             raise _wrong(file, row.line, "id", f"'{cells['id']}' is on line {lines[cells['id']]} "
                          "too", "give every row an id of its own")  # fmt: skip
         lines[cells["id"]] = row.line
-        reason = _not_modelled(file, row.line, cells)
+        reason = translate(cells)
+        if isinstance(reason, Wrong):
+            raise _wrong(file, row.line, *reason)
+        reason = reason or _not_modelled(file, row.line, cells)
         if reason:
             skipped.append(Skipped(cells["id"], reason))
         else:
@@ -191,7 +218,7 @@ def _not_modelled(file: Path, line: int, cells: dict[str, str]) -> str:
         return f"no {missing[0]} is given"
     if "concurrency" not in cells and "rate_per_s" not in cells:
         return "neither concurrency nor rate_per_s is given"
-    if not any(key in cells for key in ("ttft_ms", "tpot_ms", "e2e_ms", "output_tokens_per_s")):
+    if not any(key in cells for key in _FIGURES):
         return "nothing was measured"
     return ""
 
@@ -204,8 +231,8 @@ def _point(file: Path, line: int, cells: dict[str, str], dated: bool) -> Point:
             if key in _WHOLE and not number.is_integer():
                 raise _wrong(file, line, key, f"must be a whole number, got {text}")
             values[key] = int(number) if key in _WHOLE else number
-        elif key == "prefix_caching":
-            values[key] = _flag(file, line, text)
+        elif key in _FLAGS:
+            values[key] = _flag(file, line, key, text)
         elif key in ("model", "system", "engine"):
             values[key] = _located(file, text)
         else:
@@ -218,11 +245,13 @@ def _point(file: Path, line: int, cells: dict[str, str], dated: bool) -> Point:
         known = ", ".join(_STATISTICS)
         raise _wrong(file, line, "statistic", f"must be one of {known}, got {given}")
     figures: dict[str, object] = {
-        key: {statistic: values.pop(key)} for key in ("ttft_ms", "tpot_ms", "e2e_ms")
-        if key in values
-    }  # fmt: skip
-    if "output_tokens_per_s" in values:
-        figures["output_tokens_per_s"] = values.pop("output_tokens_per_s")
+        key: {statistic: values.pop(key)} for key in _LATENCIES if key in values
+    }
+    spread = {key.rpartition("_")[2]: values.pop(key) for key in _PERCENTILES if key in values}
+    if spread:
+        figures["itl_ms"] = spread
+        statistic = "p50" if statistic == "mean" and not figures.keys() - {"itl_ms"} else statistic
+    figures |= {key: values.pop(key) for key in _RATES if key in values}
     pair = (values["isl"], values["osl"])
     origin = "sweep" if pair in PUBLISHED_LENGTHS else "own"
     if dated and "measured_on" not in values:
@@ -267,12 +296,12 @@ def _number(file: Path, line: int, key: str, text: str) -> float:
     return value
 
 
-def _flag(file: Path, line: int, text: str) -> bool:
+def _flag(file: Path, line: int, key: str, text: str) -> bool:
     if text.lower() in ("true", "yes", "1", "on"):
         return True
     if text.lower() in ("false", "no", "0", "off"):
         return False
-    raise _wrong(file, line, "prefix_caching", f"must be true or false, got '{text}'")
+    raise _wrong(file, line, key, f"must be true or false, got '{text}'")
 
 
 def _wrong(file: Path, line: int, key: str, what: str, hint: str = "") -> UserError:

@@ -8,12 +8,36 @@ from typing import Any
 
 import numpy as np
 
+from calibration.validate.formats import target
 from calibration.validate.measured import Skipped
 from calibration.validate.point import Point
 from calibration.validate.prediction import Prediction
+from simulator.workload.requests import Floats
 
 METRICS = ("ttft_ms", "tpot_ms", "e2e_ms", "output_tokens_per_s")
-TITLES = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "e2e_ms": "E2E", "output_tokens_per_s": "output"}
+TITLES = {
+    "ttft_ms": "TTFT",
+    "tpot_ms": "TPOT",
+    "e2e_ms": "E2E",
+    "itl_ms": "ITL",
+    "itl_ms_p90": "ITL p90",
+    "itl_ms_p99": "ITL p99",
+    "output_tokens_per_s": "output/s",
+    "energy_j_per_output_token": "J/token",
+    "power_w": "power",
+    "power_w_at_measured_rate": "power at rate",
+    "avg_batch_size": "batch",
+}
+"""Every metric, in the order of tables; those that are not in ``METRICS`` are shown where some row
+has them."""
+UNITS = {
+    "output_tokens_per_s": "tokens/s",
+    "energy_j_per_output_token": "J",
+    "power_w": "W",
+    "power_w_at_measured_rate": "W",
+    "avg_batch_size": "sequences",
+}
+"""Of metrics that are not in ms."""
 
 _LOADS = ((8, "1 to 8 users"), (32, "9 to 32 users"), (128, "33 to 128 users"))
 
@@ -41,10 +65,18 @@ class Comparison:
         """
         chosen = statistic or self.point.statistic
         measured = self.point.measured
-        if metric == "output_tokens_per_s":
-            value = measured.output_tokens_per_s
-            predicted = self.prediction["output_tokens_per_s"]
+        if metric in (
+            "output_tokens_per_s",
+            "energy_j_per_output_token",
+            "power_w",
+            "avg_batch_size",
+        ):
+            value, predicted = getattr(measured, metric), self.prediction[metric]
             return None if value is None or predicted is None else (value, predicted)
+        if metric == "power_w_at_measured_rate":
+            return _at_measured_rate(self)
+        if metric.startswith("itl_ms_"):
+            return _figure(self, "itl_ms", metric.removeprefix("itl_ms_"))
         found = _figure(self, metric, chosen)
         if found is None and metric == "e2e_ms":
             first, rest = _figure(self, "ttft_ms", chosen), _figure(self, "tpot_ms", chosen)
@@ -72,6 +104,29 @@ def _figure(comparison: Comparison, metric: str, statistic: str) -> tuple[float,
     measured = getattr(comparison.point.measured, metric).get(statistic)
     predicted = comparison.prediction[metric][statistic]
     return None if measured is None or predicted is None else (measured, predicted)
+
+
+def _at_measured_rate(comparison: Comparison) -> tuple[float, float] | None:
+    """Power, and what the power model says when the same work is done at the measured rate: the
+    shares of peaks and of time that it depends on stretch with the steps. For busy servers."""
+    watts, rate = comparison.pair("power_w"), comparison.pair("output_tokens_per_s")
+    if watts is None or rate is None:
+        return None
+    point = comparison.point
+    power = target(point).hardware.power
+    shares, load = stretched(comparison.prediction["load"], rate[0] / rate[1])
+    mean_w = float(shares @ power.step_w(load)) + (1.0 - float(shares.sum())) * power.idle_w.value
+    return watts[0], mean_w * point.tp * point.replicas
+
+
+def stretched(
+    phases: Sequence[dict[str, float]], faster: float
+) -> tuple[Floats, dict[str, Floats]]:
+    """Shares of the time of the phases, and what their power depends on when everything is done
+    ``faster`` times as fast. Shapes are (phases,)."""
+    columns = {name: np.array([phase[name] for phase in phases]) for name in phases[0]}
+    shares = columns.pop("share")
+    return shares, {name: np.minimum(faster * part, 1.0) for name, part in columns.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +175,16 @@ def errors(comparisons: Sequence[Comparison], metric: str, statistic: str | None
     return Errors.of(pair for pair in pairs if pair is not None)
 
 
+def measured(comparisons: Sequence[Comparison]) -> list[str]:
+    """Metrics that some row has."""
+    return [name for name in TITLES if any(c.pair(name) is not None for c in comparisons)]
+
+
 def document(comparisons: Sequence[Comparison], skipped: Sequence[Skipped]) -> dict[str, Any]:
     """The document of ``--json``."""
+    shown = [name for name in TITLES if name in METRICS or name in measured(comparisons)]
     return {
-        "metrics": {metric: errors(comparisons, metric).as_dict() for metric in METRICS},
+        "metrics": {metric: errors(comparisons, metric).as_dict() for metric in shown},
         "skipped": [{"id": row.id, "reason": row.reason} for row in skipped],
     }
 
@@ -136,10 +197,17 @@ DIMENSIONS: dict[str, Callable[[Comparison], str]] = {
     "model": lambda c: c.point.model.rpartition("/")[2],
     "load": lambda c: c.load,
     "parallelism": lambda c: f"TP {c.point.tp}",
-    "lengths": lambda c: "trace" if c.point.trace is not None else c.point.lengths,
+    "precision": lambda c: c.point.precision or c.point.weights or "native",
+    "lengths": lambda c: _lengths(c.point),
     "group": lambda c: c.point.group,
 }
 """What errors are broken down by."""
+
+
+def _lengths(point: Point) -> str:
+    if point.trace is not None:
+        return "trace"
+    return f"drawn, {point.isl:g} tokens before" if point.output_cv else point.lengths
 
 
 def _split(comparison: Comparison) -> str:
@@ -166,8 +234,8 @@ def worst(comparisons: Sequence[Comparison], metric: str, most: int) -> list[Com
         assert pair is not None, "only points with this metric are ranked"
         return max(pair[1] / pair[0], pair[0] / pair[1])
 
-    measured = [c for c in comparisons if c.pair(metric) is not None]
-    return sorted(measured, key=lambda c: (-factor(c), c.point.id))[:most]
+    known = [c for c in comparisons if c.pair(metric) is not None]
+    return sorted(known, key=lambda c: (-factor(c), c.point.id))[:most]
 
 
 def repeated(points: Sequence[Point]) -> int:

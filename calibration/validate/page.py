@@ -10,13 +10,19 @@ from string import Template
 from typing import Any
 
 from calibration.validate import tables
-from calibration.validate.metrics import DIMENSIONS, METRICS, TITLES, Comparison, repeated
+from calibration.validate.metrics import (
+    DIMENSIONS,
+    TITLES,
+    UNITS,
+    Comparison,
+    measured,
+    repeated,
+)
 from calibration.validate.runner import Validation
 from simulator import __version__
 from simulator.results import parts
 
 _COLOURS = 6
-_UNITS = {"ttft_ms": "ms", "tpot_ms": "ms", "e2e_ms": "ms", "output_tokens_per_s": "tokens/s"}
 
 
 def page(validation: Validation) -> str:
@@ -25,35 +31,34 @@ def page(validation: Validation) -> str:
 
     found = validation.comparisons
     figures: dict[str, Any] = {}
-    for metric in METRICS:
-        if any(c.pair(metric) for c in found):
-            figures[f"scatter-{metric}"] = _scatter(found, metric)
-            figures[f"load-{metric}"] = _against_load(found, metric)
+    for metric in measured(found):
+        figures[f"scatter-{metric}"] = _scatter(found, metric)
+        figures[f"load-{metric}"] = _against_load(found, metric)
     look = files("simulator.results").joinpath("report.html").read_text(encoding="utf-8")
     template = files("calibration.validate").joinpath("page.html").read_text(encoding="utf-8")
     return Template(template).substitute(
         title=escape(f"{validation.dataset} · validation · servecast"),
         style=look.partition("<style>")[2].partition("</style>")[0],
-        body=_body(validation, list(figures)),
+        body=_body(validation),
         # "</" inside a script would end it; in JSON strings it may be written with a backslash.
         figures=json.dumps(figures, allow_nan=False).replace("</", "<\\/"),
         plotly=get_plotlyjs(),
     )
 
 
-def _body(validation: Validation, charts: list[str]) -> str:
+def _body(validation: Validation) -> str:
     found = validation.comparisons
     pieces = [_header(validation)]
     if found:
         pieces.append(_section("In all", parts.table(tables.OVERALL_HEAD, tables.overall(found))))
-    shown = [metric for metric in METRICS if f"scatter-{metric}" in charts]
-    for metric in shown:
+    for metric in measured(found):
         title = TITLES[metric]
+        unit = UNITS.get(metric, "ms")
         pieces.append(
             _section(
                 title,
                 '<div class="two">'
-                + parts.chart(f"scatter-{metric}", f"{title}, {_UNITS[metric]}: predicted against "
+                + parts.chart(f"scatter-{metric}", f"{title}, {unit}: predicted against "
                               "measured; dashed: ±10%")
                 + parts.chart(f"load-{metric}", f"{title}: predicted over measured, against load")
                 + "</div>",
@@ -63,7 +68,9 @@ def _body(validation: Validation, charts: list[str]) -> str:
     if found:
         for dimension in DIMENSIONS:
             rows = tables.breakdown(found, dimension)
-            pieces.append(_section(f"Median error by {dimension}", parts.table(tables.HEAD, rows)))
+            pieces.append(
+                _section(f"Median error by {dimension}", parts.table(tables.head(found), rows))
+            )
     spread = tables.distributions(found)
     if spread:
         head = ("", "measured ms", "predicted ms", "error")

@@ -19,20 +19,21 @@ Whole = Annotated[int, Field(ge=1, le=100_000_000)]
 Text = Annotated[str, Field(min_length=1, max_length=200)]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=40)]
 Ratio = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Spread = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 
 
 class Figures(Model):
-    """Measured figures by statistic (``mean``, ``p50`` …), ms and tokens/s."""
+    """Measured figures, latencies by statistic (``mean``, ``p50`` …). Power and energy are those of
+    all devices."""
 
     ttft_ms: dict[Statistic, Number] = {}
     tpot_ms: dict[Statistic, Number] = {}
     e2e_ms: dict[Statistic, Number] = {}
+    itl_ms: dict[Statistic, Number] = {}
     output_tokens_per_s: Number | None = None
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing was measured at all."""
-        return not (self.ttft_ms or self.tpot_ms or self.e2e_ms or self.output_tokens_per_s)
+    energy_j_per_output_token: Number | None = None
+    power_w: Number | None = None
+    avg_batch_size: Number | None = Field(None, description="sequences running, the mean over time")
 
 
 class Trace(Model):
@@ -64,6 +65,10 @@ class Point(Model):
     replicas: Whole = Field(1, description="copies of the model")
     num_prompts: Whole | None = Field(None, description="requests sent in all")
     range_ratio: Ratio | None = Field(None, description="shortest length / nominal length")
+    input_cv: Spread | None = Field(None, description="std / mean of prompts, isl is the mean")
+    output_cv: Spread | None = Field(None, description="std / mean of outputs, osl is the mean")
+    until_queue_empty: bool = Field(False, description="what follows the last request is cut off")
+    bench_limits: bool = Field(False, description="sequences and tokens as trtllm-bench sets them")
     max_num_seqs: Whole | None = None
     max_num_batched_tokens: Whole | None = None
     max_model_len: Whole | None = None

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from simulator import Scenario, simulate
+from simulator.engines.profile import EngineProfile
 from simulator.errors import UserError
+from simulator.results.result import Result
 
 Prediction = dict[str, Any]
 """JSON-able: latencies by statistic, throughput, and what the time went into."""
@@ -17,8 +19,10 @@ QUEUEING = "queueing"
 _KEPT = 6
 
 
-def predict(scenario: Scenario, base: Path | None = None) -> Prediction:
-    """Simulates a scenario.
+def predict(
+    scenario: Scenario, base: Path | None = None, engine: EngineProfile | None = None
+) -> Prediction:
+    """Simulates a scenario, with an engine profile instead of the one it names if there is one.
 
     Returns:
         The prediction, or ``{"refused": why}`` where the simulator will not run it.
@@ -27,7 +31,7 @@ def predict(scenario: Scenario, base: Path | None = None) -> Prediction:
         KeyboardInterrupt: Ctrl-C ended the run early.
     """
     try:
-        result = simulate(scenario, base=base)
+        result = simulate(scenario, base=base, engine=engine)
     except UserError as error:
         return {"refused": str(error)}
     if result.record.interrupted:
@@ -39,17 +43,38 @@ def predict(scenario: Scenario, base: Path | None = None) -> Prediction:
     return {
         **{
             key: {name: latency[key][name] for name in STATISTICS}
-            for key in ("ttft_ms", "tpot_ms", "e2e_ms")
+            for key in ("ttft_ms", "tpot_ms", "e2e_ms", "itl_ms")
         },
         "queueing_ms_mean": latency["queueing_ms"]["mean"],
         "output_tokens_per_s": summary["throughput"]["output_tokens_per_s"],
+        "energy_j_per_output_token": summary["energy"]["joules_per_output_token"],
+        "power_w": summary["energy"]["power_w_mean"],
+        "load": _load(result),
         "requests": len(result.record.requests),
         "kv_tokens": result.deployment.memory.kv_tokens,
+        "avg_batch_size": summary["scheduling"]["running_mean"],
         "batch_size_mean": summary["scheduling"]["batch_size_mean"],
         "preemptions": summary["scheduling"]["preemptions"],
         "steps_with_prompts": _phase(prefill),
         "decode_only_steps": _phase(decode),
     }
+
+
+def _load(result: Result) -> list[dict[str, float]]:
+    """What power depends on, averaged over steps with prompts and over those without, and their
+    ``share`` of the window's time; in what is left of it nothing runs."""
+    steps, window = result.record.steps, result.window
+    inside = (steps.start_s >= window.start_s) & (steps.start_s < window.end_s)
+    whole = result.record.replicas * window.duration_s
+    found = []
+    for phase in (steps.prefill > 0, steps.prefill == 0):
+        part = steps.select(inside & phase)
+        busy = float(part.duration_s.sum())
+        if busy:
+            load = result.accountant.account(part).load
+            means = {name: float(share @ part.duration_s) / busy for name, share in load.items()}
+            found.append({"share": busy / whole, **means})
+    return found
 
 
 def _phase(phase: dict[str, Any]) -> dict[str, Any]:

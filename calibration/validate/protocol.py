@@ -136,7 +136,7 @@ def scenario_of(point: Point, found: Target) -> Scenario:
         if point.replicas > 1
         else {},
         "workload": _workload(point, found),
-        "measurement": {"warmup_fraction": 0.0, "include_drain": True},
+        "measurement": {"warmup_fraction": 0.0, "include_drain": not point.until_queue_empty},
     }
     try:
         return Scenario.model_validate(document)
@@ -197,8 +197,8 @@ def _workload(point: Point, found: Target) -> dict[str, object]:
     ratio = client.range_ratio if point.range_ratio is None else point.range_ratio
     lengths = {
         "kind": "independent",
-        "input": _length(point.isl, ratio),
-        "output": _length(point.osl, ratio),
+        "input": _length(point.isl, ratio, point.input_cv),
+        "output": _length(point.osl, ratio, point.output_cv),
     }
     if point.concurrency is not None:
         count = point.num_prompts or client.prompts_per_user * point.concurrency
@@ -209,8 +209,11 @@ def _workload(point: Point, found: Target) -> dict[str, object]:
     return {"kind": "synthetic", "requests": count, "arrivals": arrivals, "lengths": lengths}
 
 
-def _length(nominal: float, ratio: float) -> dict[str, object]:
-    """Whole numbers from ratio × nominal to nominal, as random.randint of the load generator."""
+def _length(nominal: float, ratio: float, cv: float | None) -> dict[str, object]:
+    """Whole numbers from ratio × nominal to nominal, as random.randint of the load generator; where
+    the spread is known, log-normal ones whose mean is the nominal length."""
+    if cv is not None:
+        return {"kind": "lognormal", "mean": nominal, "cv": cv}
     high = max(1, round(nominal))
     low = max(1, int(high * ratio))
     if low == high:

@@ -15,8 +15,10 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from calibration.validate.formats import Target, target
+from calibration.validate.loads import unsaid
 from calibration.validate.measured import Dataset, Skipped
 from calibration.validate.metrics import Comparison
+from calibration.validate.offline import limited
 from calibration.validate.point import Point
 from calibration.validate.prediction import Prediction, code_digest, predict
 from calibration.validate.protocol import exclusion, scenario_of, trace_name, trace_text
@@ -93,8 +95,8 @@ def validate(
         for point in points:
             try:
                 found = target(point)
-                reason = exclusion(point, found)
-                scenario = scenario_of(point, found)
+                reason = exclusion(point, found) or unsaid(point, found)
+                scenario = scenario_of(limited(point, found), found)
             except UserError as error:
                 reason = str(error)
             if reason:

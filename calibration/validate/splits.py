@@ -5,6 +5,8 @@ precision). Of the groups of an engine, ordered by rows, the first goes to the f
 validation, and so on; whole groups that validation has are never seen by a fit. Of the rows of a
 fit group, half are held back as well: those whose deployment and load have an odd hash. Groups that
 the file does not name belong to validation.
+
+Rows with power are what the power curve is fitted to, by models as ``loads.yaml`` says.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from calibration.validate.formats import target
+from calibration.validate.loads import held_out
 from calibration.validate.point import Point
 from calibration.validate.protocol import exclusion
 from simulator.scenario.base import Count, Model
@@ -56,6 +59,8 @@ def _halves() -> dict[str, Half]:
 
 def group_seen(point: Point) -> bool:
     """Whether rows of the point's group belong to the fit."""
+    if point.measured.power_w is not None:
+        return not held_out(point)
     return _halves().get(point.group) == "fit"
 
 
@@ -63,6 +68,8 @@ def half_of(point: Point) -> Half:
     """Where a row belongs."""
     if not group_seen(point):
         return "validation"
+    if point.measured.power_w is not None:
+        return "fit"
     # Not the id: one run may stand in a file under several.
     load = (point.group, point.lengths, point.concurrency, point.rate_per_s, point.tp)
     digest = hashlib.sha256("|".join(map(str, load)).encode()).digest()

@@ -11,18 +11,15 @@ from typing import NamedTuple
 from calibration.validate.measured import Skipped
 from calibration.validate.metrics import (
     DIMENSIONS,
-    METRICS,
     TITLES,
     Comparison,
     Errors,
     by,
     errors,
+    measured,
     worst,
 )
 from calibration.validate.prediction import STATISTICS, dominant
-
-HEAD = ("", "points", "TTFT", "bias", "TPOT", "bias", "E2E", "bias", "output/s", "bias")
-"""Of a table of medians: median absolute percentage error and bias of each metric."""
 
 WORST = 8
 
@@ -41,7 +38,7 @@ class Worst(NamedTuple):
 def overall(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
     """A row a metric: n, median, mean and p90 absolute percentage error, bias ratio."""
     rows: list[tuple[str, ...]] = []
-    for metric in METRICS:
+    for metric in measured(comparisons):
         found = errors(comparisons, metric)
         rows.append(
             (
@@ -55,10 +52,17 @@ def overall(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
 OVERALL_HEAD = ("", "points", "median error", "mean error", "p90 error", "bias")
 
 
+def head(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
+    """Of a table of medians: median absolute percentage error and bias of each metric."""
+    columns = (cell for metric in measured(comparisons) for cell in (TITLES[metric], "bias"))
+    return ("", "points", *columns)
+
+
 def breakdown(comparisons: Sequence[Comparison], dimension: str) -> list[tuple[str, ...]]:
-    """A row a value of the dimension, see ``HEAD``."""
+    """A row a value of the dimension, see ``head``."""
+    metrics = measured(comparisons)
     return [
-        (name, str(len(members)), *_medians(members))
+        (name, str(len(members)), *_medians(members, metrics))
         for name, members in by(comparisons, dimension)
     ]
 
@@ -112,7 +116,10 @@ def markdown(comparisons: Sequence[Comparison], skipped: Sequence[Skipped]) -> s
     """The tables of the documentation."""
     parts = [_markdown_table(OVERALL_HEAD, overall(comparisons))]
     for dimension in DIMENSIONS:
-        parts += [f"By {dimension}:", _markdown_table(HEAD, breakdown(comparisons, dimension))]
+        parts += [
+            f"By {dimension}:",
+            _markdown_table(head(comparisons), breakdown(comparisons, dimension)),
+        ]
     spread = distributions(comparisons)
     if spread:
         parts += ["Distributions:", _markdown_table(("", "measured", "predicted", "error"), spread)]
@@ -131,7 +138,7 @@ def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 COLUMNS = (
     "id", "model", "system", "engine", "version", "precision", "tp", "isl", "osl", "concurrency",
     "rate_per_s", "half", "group_seen", "statistic", "requests",
-    *(f"{kind}_{metric}" for metric in METRICS for kind in ("measured", "predicted", "error_pct")),
+    *(f"{kind}_{metric}" for metric in TITLES for kind in ("measured", "predicted", "error_pct")),
     "predicted_ttft_ms_p50", "predicted_tpot_ms_p50", "queueing_ms_mean", "batch_size_mean",
     "kv_tokens", "preemptions", "ttft_operator", "tpot_operator",
 )  # fmt: skip
@@ -152,7 +159,7 @@ def _cells(c: Comparison) -> Iterator[object]:
     yield from (p.id, p.model, p.system, p.engine, p.version, p.precision, p.tp, f"{p.isl:g}")
     yield from (f"{p.osl:g}", p.concurrency, p.rate_per_s, c.half, c.seen, p.statistic)
     yield prediction["requests"]
-    for metric in METRICS:
+    for metric in TITLES:
         pair = c.pair(metric)
         yield from pair or (None, None)
         yield c.error_pct(metric)
@@ -164,8 +171,8 @@ def _cells(c: Comparison) -> Iterator[object]:
     yield dominant(prediction, "tpot_ms")[0]
 
 
-def _medians(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    for metric in METRICS:
+def _medians(comparisons: Sequence[Comparison], metrics: Sequence[str]) -> Iterator[str]:
+    for metric in metrics:
         found: Errors = errors(comparisons, metric)
         yield _pct(found.median_ape_pct)
         yield _ratio(found.bias_ratio)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from calibration.validate import tables
-from calibration.validate.metrics import DIMENSIONS, METRICS, TITLES, repeated
+from calibration.validate.metrics import DIMENSIONS, TITLES, measured, repeated
 from calibration.validate.runner import Validation
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ def render(validation: Validation, console: Console) -> None:
                   "measured.\n")  # fmt: skip
     _table(console, "In all", tables.OVERALL_HEAD, tables.overall(found))
     for dimension in DIMENSIONS:
-        _table(console, f"Median error by {dimension}", tables.HEAD,
+        _table(console, f"Median error by {dimension}", tables.head(found),
                tables.breakdown(found, dimension))  # fmt: skip
     spread = tables.distributions(found)
     if spread:
         head = ("", "measured ms", "predicted ms", "error")
         _table(console, "Distributions", head, spread)
-    for metric in METRICS:
+    for metric in measured(found):
         rows = [
             (w.what, f"{w.measured:,.1f}", f"{w.predicted:,.1f}", f"{w.operator} {w.share:.0%}")
             for w in tables.worst_rows(found, metric)
