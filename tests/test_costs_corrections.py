@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from simulator.costs.protocol import Chunk
 from simulator.hardware.corrections import Grid
-from simulator.hardware.efficiency import MatmulEfficiency
+from simulator.hardware.forms import MatmulEfficiency
 from simulator.models.spec import ModelSpec
 from tests.rig import BANDWIDTH, MODELS, PEAK, REAL, cost_model, decode_shape, device, shape, total
 

@@ -14,10 +14,10 @@ from calibration.fit.inheritance import INHERITED, inherited_block
 from calibration.fit.profile import BEGIN, END, fit_device, write_block
 from calibration.fit.solve import Sample, solve
 from simulator.hardware import load_hardware, profile_names
-from simulator.hardware.efficiency import (
+from simulator.hardware.efficiency import Efficiency
+from simulator.hardware.forms import (
     CollectiveEfficiency,
     DecodeAttentionEfficiency,
-    Efficiency,
     MatmulEfficiency,
     PrefillAttentionEfficiency,
 )

@@ -265,6 +265,8 @@ def compressed(**weights):
     ("weights", "dtype", "group"),
     [
         ({"num_bits": 8, "type": "float"}, "fp8", None),
+        ({"num_bits": 8, "type": "float", "block_structure": [128, 128]}, "fp8", 128 * 128),
+        ({"num_bits": 8, "type": "float", "block_structure": None}, "fp8", None),
         ({"num_bits": 8, "type": "int"}, "int8", None),
         ({"num_bits": 4, "type": "int", "group_size": 32}, "int4", 32),
         ({"num_bits": 4, "type": "float", "group_size": 16}, "fp4", 16),
@@ -273,6 +275,12 @@ def compressed(**weights):
 def test_compressed_tensors(weights, dtype, group):
     model = parse(quantization_config=compressed(**weights))
     assert (model.native_dtype, model.quantization_group) == (dtype, group)
+
+
+def test_blocks_of_fp8_weights_with_a_scale():
+    blocks = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    assert parse(quantization_config=blocks).quantization_group == 128 * 128
+    assert parse(quantization_config={"quant_method": "fp8"}).quantization_group is None
 
 
 def test_scale_groups_and_spared_attention_of_the_checkpoint_count():

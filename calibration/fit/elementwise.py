@@ -16,7 +16,7 @@ import numpy as np
 
 from calibration.fit.solve import Floats, Sample, solve
 from simulator.errors import UserError
-from simulator.hardware.efficiency import ElementwiseEfficiency
+from simulator.hardware.forms import ElementwiseEfficiency
 from simulator.yamlio import load_yaml
 
 if TYPE_CHECKING:

@@ -144,14 +144,13 @@ def inherited_block(profiles: Path, name: str) -> dict[str, Any]:
     parent, _ = load_yaml(profiles / f"{heir.parent}.yaml")
     block: dict[str, Any] = copy.deepcopy(parent["efficiency"])
     detail = f"from {heir.parent}: {heir.why}"
+    engines: dict[str, Any] = block.pop("engines", {})
+    factor = 1.0
     if heir.best:
         reached, parents = heir.best
         mine, theirs = (p["peak_tflops"]["bf16"]["value"] for p in (data, parent))
         factor = (reached / mine) / (parents / theirs)
         detail += f"; compute of matrix products × {factor:.3f} by the {BEST_RATES}"
-        for family in ("matmul", "grouped_matmul"):
-            for entry in block[family].values():
-                entry["compute"] = min(1.0, round(entry["compute"] * factor, 4))
     if heir.link_from:
         other, _ = load_yaml(profiles / f"{heir.link_from}.yaml")
         block |= {name: other["efficiency"][name] for name in ("collective", "all_gather")}
@@ -162,21 +161,32 @@ def inherited_block(profiles: Path, name: str) -> dict[str, Any]:
     if not heir.near:
         detail += "; without its corrections, which follow its own tiles"
         _without_corrections(block)
-    for family in ("matmul", "grouped_matmul"):
-        kept = {k: v for k, v in block[family].items() if _runs(k, data["peak_tflops"])}
-        block[family] = kept
-    wider = {
-        name: [round(heir.wider * q, 4) for q in quantiles]
-        for name, quantiles in parent["efficiency"]["provenance"]["residual_quantiles"].items()
-        if _kept(name, block)
-    }
-    provenance = {
-        "method": "inherited",
-        "detail": detail,
-        "date": AS_OF,
-        "residual_quantiles": wider,
-    }
-    return {**block, "provenance": provenance}
+        engines = {}
+    for own in (block, *engines.values()):
+        if heir.link_from and own is not block:
+            own.pop("collective", None)
+        _adapt_products(own, factor, data["peak_tflops"])
+        own["provenance"] = {
+            "method": "inherited",
+            "detail": detail,
+            "date": AS_OF,
+            "residual_quantiles": {
+                name: [round(heir.wider * q, 4) for q in quantiles]
+                for name, quantiles in own["provenance"]["residual_quantiles"].items()
+                if _kept(name, own)
+            },
+        }
+    return block | ({"engines": engines} if engines else {})
+
+
+def _adapt_products(block: dict[str, Any], factor: float, peaks: dict[str, Any]) -> None:
+    """Scale the compute share, and leave out formats that the device does not compute in."""
+    for family in {"matmul", "grouped_matmul"} & set(block):
+        block[family] = {
+            key: {**entry, "compute": min(1.0, round(entry["compute"] * factor, 4))}
+            for key, entry in block[family].items()
+            if _runs(key, peaks)
+        }
 
 
 def _without_corrections(block: dict[str, Any]) -> None:
@@ -188,9 +198,9 @@ def _without_corrections(block: dict[str, Any]) -> None:
 
 def _kept(label: str, block: dict[str, Any]) -> bool:
     family, _, key = label.partition(" ")
-    return not key or key in block[family]
+    return key in block[family] if key else family in block
 
 
 def _runs(key: str, peaks: dict[str, Any]) -> bool:
-    computed = key.split("-")[0]
+    computed = key.removeprefix("block-").split("-")[0]
     return computed in peaks or (computed == "bf16" and "fp16" in peaks)

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
+from calibration.fit import attention, collectives, products
 from calibration.fit.elementwise import fit_elementwise
-from calibration.fit.families import samples
 from calibration.fit.inheritance import INHERITED, inherited_block
-from calibration.fit.solve import Fit, solve
+from calibration.fit.solve import FOLDS, Fit, solve
 from calibration.fit.tables import Device, Tables
 from simulator.errors import UserError
 from simulator.yamlio import load_yaml
@@ -28,13 +28,17 @@ RELEASED = date(2026, 9, 18)
 # those of norms, rotations and activations.
 ELEMENTWISE = {"bandwidth": 0.6, "overhead_us": 2.5}
 
+ENGINES = {"tensorrt-llm": "trtllm", "sglang": "sglang"}
+"""Engine profiles with kernels of their own, and the framework of their tables."""
+
 NEEDED = ("matmul", "grouped_matmul", "prefill_attention", "decode_attention", "collective")
 
 
 @dataclass(frozen=True)
 class Line:
-    """What is told of one fitted family."""
+    """What is told of one fitted family; ``engine``: of whose kernels, empty for the base."""
 
+    engine: str
     family: str
     rows: int
     groups: int
@@ -76,22 +80,14 @@ def fit_device(
         UserError: tables or columns are missing.
     """
     data, _ = load_yaml(profile)
-    found = Tables(Device.of(table_folder(tables, data["name"]), data))
-    block: dict[str, Any] = {}
-    fits: dict[str, Fit] = {}
-    for sample in samples(found):
-        fit = solve(sample)
-        if sample.key:
-            block.setdefault(sample.family, {})[sample.key] = fit.coefficients
-        else:
-            block[sample.family] = fit.coefficients
-        fits[sample.label] = fit
-        say(Line(sample.label, len(sample.measured), len(set(sample.groups)), fit))
+    device = Device.of(table_folder(tables, data["name"]), data)
+    base = Tables(device)
+    block, fits = _fit(base, "", say)
     missing = [family for family in NEEDED if family not in block]
     if missing:
         raise UserError(
             f"holds no table to fit {missing[0]} from",
-            where=str(found.device.folder),
+            where=str(device.folder),
             hint="docs/calibration.md lists the tables that a device needs",
         )
     if operators:
@@ -99,19 +95,47 @@ def fit_device(
     else:
         kinds = data["efficiency"].get("elementwise_kinds", {})
         told = data["efficiency"]["provenance"].get("elementwise", "a prior")
-    provenance = {
+    block |= {"elementwise": ELEMENTWISE, "elementwise_kinds": kinds}
+    for engine, framework in ENGINES.items():
+        own = Tables(device, framework)
+        families, found = _fit(own, engine, say)
+        if families:
+            engines = block.setdefault("engines", {})
+            engines[engine] = {"provenance": _provenance(own, found), **families}
+    return {"provenance": _provenance(base, fits) | {"elementwise": told}, **block}
+
+
+def _fit(
+    tables: Tables, engine: str, say: Callable[[Line], None]
+) -> tuple[dict[str, Any], dict[str, Fit]]:
+    """Coefficients by family and number format, and the fits by their labels."""
+    block: dict[str, Any] = {}
+    fits: dict[str, Fit] = {}
+    for families in (products, attention, collectives):
+        for sample in families.samples(tables):
+            if engine and len(set(sample.groups)) < FOLDS:
+                continue  # a shape or two: the base, from more of them, is the better guess
+            fit = solve(sample)
+            if sample.key:
+                block.setdefault(sample.family, {})[sample.key] = fit.coefficients
+            else:
+                block[sample.family] = fit.coefficients
+            fits[sample.label] = fit
+            say(Line(engine, sample.label, len(sample.measured), len(set(sample.groups)), fit))
+    return block, fits
+
+
+def _provenance(tables: Tables, fits: dict[str, Fit]) -> dict[str, Any]:
+    return {
         "method": "fitted",
         "detail": f"kernel tables of {RELEASE}",
         "date": RELEASED,
-        "engine": ", ".join(found.versions),
-        "data_sha256": found.sha256,
-        "elementwise": told,
+        "engine": ", ".join(tables.versions),
+        "data_sha256": tables.sha256,
         "residual_median_pct": {name: round(100 * fit.median, 1) for name, fit in fits.items()},
         "held_out_median_pct": {name: round(100 * fit.held_out, 1) for name, fit in fits.items()},
         "residual_quantiles": {name: fit.quantiles for name, fit in fits.items()},
     }
-    block |= {"elementwise": ELEMENTWISE, "elementwise_kinds": kinds}
-    return {"provenance": provenance, **block}
 
 
 def inherit(profiles: Path) -> Iterator[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from calibration.fit.solve import Floats
 from simulator.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,18 +40,24 @@ class Device:
 
     def peak(self, key: str) -> float:
         """FLOP/s in the type that products of this key are computed in."""
-        return self.peaks[key.split("-")[0]] * 1e12
+        return self.peaks[key.removeprefix("block-").split("-")[0]] * 1e12
+
+
+BASE = "vllm"
+"""The framework whose tables the coefficients of every engine start from."""
 
 
 @dataclass
 class Tables:
-    """Finds the newest table of a kind and remembers which files were read."""
+    """Finds the newest table of a kind, by default of one framework, and remembers which files
+    were read."""
 
     device: Device
+    framework: str = BASE
     read: list[Path] = field(default_factory=list)
 
     def get(
-        self, op: str, name: str, columns: Sequence[str], engine: str = "vllm"
+        self, op: str, name: str, columns: Sequence[str], framework: str | None = None
     ) -> pd.DataFrame | None:
         """The newest table, or None where the device has none.
 
@@ -60,7 +67,7 @@ class Tables:
         import pandas as pd
 
         paths = sorted(
-            self.device.folder.glob(f"{op}/{engine}/*/{name}_perf.parquet"),
+            self.device.folder.glob(f"{op}/{framework or self.framework}/*/{name}_perf.parquet"),
             key=lambda path: [(len(part), part) for part in path.parts[-2].split(".")],
         )
         if not paths:
@@ -83,6 +90,11 @@ class Tables:
         return rows if "window_size" in rows else rows.assign(window_size=0)
 
     @property
+    def base(self) -> bool:
+        """Whether these are the tables that all engines start from."""
+        return self.framework == BASE
+
+    @property
     def sha256(self) -> str:
         """Of all files read, in the order of their paths."""
         data = hashlib.sha256()
@@ -94,3 +106,19 @@ class Tables:
     def versions(self) -> list[str]:
         """Engines and versions whose kernels were read."""
         return sorted({" ".join(path.parts[-3:-1]) for path in self.read})
+
+
+def columns(rows: pd.DataFrame, *names: str) -> list[Floats]:
+    """Columns as numbers."""
+    return [rows[name].to_numpy(float) for name in names]
+
+
+def measured(rows: pd.DataFrame) -> Floats:
+    """Latencies in seconds."""
+    seconds: Floats = rows.latency.to_numpy(float) / 1e3
+    return seconds
+
+
+def groups(rows: pd.DataFrame, *names: str) -> tuple[str, ...]:
+    """Names of the rows' shapes."""
+    return tuple(" ".join(map(str, key)) for key in rows[list(names)].to_numpy().tolist())

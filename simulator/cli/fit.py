@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from calibration.fit.profile import Line
 
-_HEADER = f"{'family':34s}{'rows':>8s}{'shapes':>8s}{'fitted':>10s}{'held out':>10s}"
+_HEADER = f"{'family':42s}{'rows':>8s}{'shapes':>8s}{'fitted':>10s}{'held out':>10s}"
 
 
 @click.command()
@@ -83,6 +83,6 @@ def _profile(folder: Path, name: str) -> Path:
 
 def _tell(line: Line) -> None:
     click.echo(
-        f"{line.family:34s}{line.rows:>8,d}{line.groups:>8,d}"
+        f"{f'{line.engine} {line.family}'.strip():42s}{line.rows:>8,d}{line.groups:>8,d}"
         f"{100 * line.fit.median:>8.1f} %{100 * line.fit.held_out:>8.1f} %"
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulator.costs.operators import Demand, Device, Shape, present, scaled
-from simulator.hardware.efficiency import DecodeAttentionEfficiency, PrefillAttentionEfficiency
+from simulator.hardware.forms import DecodeAttentionEfficiency, PrefillAttentionEfficiency
 from simulator.workload.requests import Floats
 
 Line = tuple[float, float, float, float]

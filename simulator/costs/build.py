@@ -27,18 +27,25 @@ _WIDE = ("fp32", "bf16", "fp16")
 class OperatorBuilder:
     """Makes the operators that one of ``tp`` devices executes in a step.
 
+    ``engine``, the name of its profile, says whose kernels they are.
+
     Raises:
         UserError: the device cannot compute in a type, or has no link for tensor parallelism.
     """
 
     def __init__(
-        self, spec: ModelSpec, hardware: HardwareProfile, precision: ResolvedPrecision, tp: int
+        self,
+        spec: ModelSpec,
+        hardware: HardwareProfile,
+        engine: str,
+        precision: ResolvedPrecision,
+        tp: int,
     ) -> None:
         self.spec = spec
         self.hardware = hardware
         self.precision = precision
         self.tp = tp
-        self.efficiency = hardware.efficiency
+        self.efficiency = hardware.efficiency.seen_by(engine)
         self.device = Device(hardware.bandwidth_bytes_per_s, hardware.link_bytes_per_s)
         self.plain: Dtype = precision.activations if precision.activations in _WIDE else "bf16"
         if tp > 1 and self.device.link is None:
@@ -79,7 +86,9 @@ class OperatorBuilder:
             name, count, n, k,
             weight_bytes=element_bytes(weights, self._group(weights)),
             input_bytes=element_bytes(activations),
-            efficiency=self.efficiency.matmul_for(weights, activations),
+            efficiency=self.efficiency.matmul_for(
+                weights, activations, blocks=self._in_blocks(weights)
+            ),
             device=self.device,
             peak=self.hardware.peak_flops_per_s(activations),
             sampled=sampled,
@@ -87,6 +96,10 @@ class OperatorBuilder:
 
     def _group(self, weights: Dtype) -> int | None:
         return self.spec.quantization_group if weights == self.spec.native_dtype else None
+
+    def _in_blocks(self, weights: Dtype) -> bool:
+        """Whether blocks of 8-bit weights have scales of their own."""
+        return weights == "fp8" and self._group(weights) is not None
 
     def _attention(self, group: LayerGroup) -> Iterator[Operator]:
         weights = attention_dtype(self.spec, self.precision.weights)
@@ -211,7 +224,9 @@ class OperatorBuilder:
             matrices=3 if mlp.gated else 2,
             weight_bytes=element_bytes(weights, self._group(weights)),
             input_bytes=element_bytes(activations),
-            efficiency=self.efficiency.matmul_for(weights, activations, grouped=True),
+            efficiency=self.efficiency.matmul_for(
+                weights, activations, grouped=True, blocks=self._in_blocks(weights)
+            ),
             device=self.device,
             peak=self.hardware.peak_flops_per_s(activations),
         )  # fmt: skip

@@ -79,7 +79,7 @@ class StepCostModel:
         tp: int,
         limits: Limits,
     ) -> None:
-        self.operators = OperatorBuilder(spec, hardware, precision, tp).build()
+        self.operators = OperatorBuilder(spec, hardware, engine.name, precision, tp).build()
         self.devices = tp
         self.peak_flops = tp * hardware.peak_flops_per_s(precision.activations)
         self.peak_bytes_per_s = tp * hardware.bandwidth_bytes_per_s

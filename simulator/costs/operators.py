@@ -1,7 +1,7 @@
 """What one decoder step consists of on one device, operator by operator.
 
 Every operator says for arrays of steps how long it takes, how much it computes and how much it
-moves. The efficiency forms (simulator.hardware.efficiency) turn that into seconds.
+moves. The efficiency forms (simulator.hardware.forms) turn that into seconds.
 """
 
 from __future__ import annotations
@@ -11,11 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from simulator.hardware.efficiency import (
-    CollectiveEfficiency,
-    ElementwiseEfficiency,
-    MatmulEfficiency,
-)
+from simulator.hardware.forms import CollectiveEfficiency, ElementwiseEfficiency, MatmulEfficiency
 from simulator.workload.requests import Floats
 
 
@@ -140,11 +136,6 @@ class Experts:
         up = self.matrices - 1
         activations = m * self.hidden * self.input_bytes + routed * self.hidden * 2.0
         activations = activations + routed * self.width * (2.0 * up + self.input_bytes)
-        converted = (
-            (m * self.hidden + routed * self.width) * (2.0 + self.input_bytes)
-            if self.input_bytes < 2.0
-            else 0.0 * m
-        )
         factor = self.efficiency.factor(
             tokens_per_expert=routed / self.experts,
             experts=self.experts,
@@ -152,7 +143,7 @@ class Experts:
             width=self.width,
         )
         moved = distinct * weights + activations
-        return _product(self, some, flops, moved, converted, factor)
+        return _product(self, some, flops, moved, 0.0 * m, factor)
 
 
 def _product(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulator.models.config import Config
@@ -18,8 +19,8 @@ _MXFP4_GROUP = 32  # OCP Microscaling Formats 1.0, section 5.2
 
 
 class WeightFormat(NamedTuple):
-    """Type of the linear layers; elements a scale covers, if stated; whether attention's linear
-    layers have that type too; and what had to be assumed."""
+    """Type of the linear layers; elements a scale covers, if stated (in fp8: those of a block);
+    whether attention's linear layers have that type too; and what had to be assumed."""
 
     dtype: Dtype
     group: int | None = None
@@ -53,7 +54,7 @@ def _quantized(config: Config, quantization: Mapping[str, Any]) -> WeightFormat:
     spared = quantization.get("modules_to_not_convert") or quantization.get("ignore") or []
     attention = not any("self_attn" in str(name) for name in spared)
     if method in ("fp8", "fbgemm_fp8"):
-        return WeightFormat("fp8", attention=attention)
+        return WeightFormat("fp8", _block(quantization.get("weight_block_size")), attention)
     if method == "mxfp4":
         return WeightFormat("fp4", _MXFP4_GROUP, attention)
     if method in ("awq", "gptq"):
@@ -100,6 +101,15 @@ def _numbers(
             "quantization_config", f"weights of {bits} bits ({kind}) are not known",
             "known are 8 and 4 bits, int or float",
         )  # fmt: skip
+    if dtype == "fp8":
+        return WeightFormat(dtype, _block(weights.get("block_structure")), attention)
     size = weights.get("group_size")
     grouped = isinstance(size, int) and size > 0 and dtype in ("int4", "fp4")
     return WeightFormat(dtype, size if grouped else None, attention)
+
+
+def _block(sides: Any) -> int | None:
+    """Weights of a block with a scale of its own, from its rows and columns."""
+    if not isinstance(sides, list) or not all(isinstance(side, int) for side in sides):
+        return None
+    return prod(sides)

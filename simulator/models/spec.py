@@ -127,8 +127,8 @@ class ModelSpec:
         native_dtype: the type the published weights have (linear layers of the decoder layers).
         attention_quantized: whether attention's linear layers have that type too when it is
             narrower than 16 bits; gpt-oss keeps them at 16 bits.
-        quantization_group: weights that share a scale in the published checkpoint, if it is a
-            4-bit one; None for the usual group of the format.
+        quantization_group: weights that share a scale in the published checkpoint (a group in 4
+            bits, a block in fp8); None for the usual: the format's group, a tensor or channel.
         source: where the figures come from.
         parameters_published: the count the publisher states, if any (tests compare).
     """

@@ -37,7 +37,7 @@ def simulated_section(deployment: ResolvedDeployment, record: RunRecord) -> dict
             "devices": deployment.devices,
             "devices_per_replica": deployment.devices_per_replica,
             "replicas": serving.replicas,
-            "efficiency": _provenance(hardware.efficiency.provenance),
+            "efficiency": _provenance(hardware.efficiency.seen_by(engine.name).provenance),
             "power": _provenance(hardware.power.curve.provenance),
         },
         "engine": {

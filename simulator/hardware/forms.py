@@ -1,0 +1,234 @@
+"""How much of the roofline real kernels reach: closed forms with a few fitted coefficients.
+
+Every form takes floats or numpy arrays and returns seconds, so that the fit and the simulation use
+the same lines. ``BW`` is the memory bandwidth in bytes/s, ``peak`` the dense peak in FLOP/s of the
+number format that the operator computes in. Where a form has ``corrections``, their factor
+multiplies its time (simulator.hardware.corrections), which never is less than bytes/BW or
+FLOPs/peak.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from pydantic import Field, model_validator
+
+from simulator.hardware.corrections import Corrected
+from simulator.scenario.base import Model, NonNegativeFloat, PositiveFraction
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Number = TypeVar("Number", float, npt.NDArray[np.float64])
+
+MICRO = 1e-6
+_TINY = 1e-300
+
+
+class Form(Corrected):
+    """A form, which says the sizes that its corrections may depend on."""
+
+    AXES: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="after")
+    def _axes_are_known(self) -> Form:
+        self.check_axes(self.corrections, self.AXES)
+        return self
+
+
+class MatmulEfficiency(Form):
+    """A matrix product, or the products of all experts of a layer.
+
+    ``t = overhead + converted/(conversion·BW)
+    + ((bytes/(bandwidth·BW))^q + (FLOPs/(compute·peak))^q)^(1/q)``
+
+    bytes: weights as stored, inputs in the type of the product, outputs with 2 bytes an element
+    (m·k·a + m·n·2 + n·k·w). converted: what a separate kernel moves to bring 16-bit inputs into a
+    narrower type (m·k·(2 + a)); 0 where inputs stay as they are, and for experts,
+    whose kernels are measured with it. For experts: the weights of every
+    expert that a token reaches, once, and activations of T tokens with k experts each:
+    T·hidden·a + T·k·(hidden·2 + intermediate·(4 + a)).
+
+    Corrections depend on m, n and k; for experts on the tokens an expert gets (T·k/E), the number
+    of experts, and hidden and intermediate width.
+    """
+
+    AXES: ClassVar[tuple[str, ...]] = (
+        "m", "n", "k", "tokens_per_expert", "experts", "hidden", "width",
+    )  # fmt: skip
+
+    compute: PositiveFraction
+    bandwidth: PositiveFraction
+    overhead_us: NonNegativeFloat
+    sharpness: float = Field(ge=1, le=64, description="the exponent q; 1 adds, ∞ takes the larger")
+    conversion: PositiveFraction | None = Field(
+        None, description="share of BW at which inputs are converted; none: products in 16 bits"
+    )
+
+    @property
+    def overhead_s(self) -> float:
+        """Launch and latency, seconds."""
+        return self.overhead_us * MICRO
+
+    def seconds(
+        self,
+        moved: Number,
+        flops: Number,
+        converted: Number,
+        bandwidth: float,
+        peak: float,
+        factor: Number | float = 1.0,
+    ) -> Number:
+        """Duration of one product; bytes, FLOP, bytes, bytes/s, FLOP/s, correction."""
+        q = self.sharpness
+        memory = moved / (self.bandwidth * bandwidth)
+        compute = flops / (self.compute * peak)
+        convert = converted / ((self.conversion or 1.0) * bandwidth)
+        form: Number = (self.overhead_s + convert + _rounded_corner(memory, compute, q)) * factor
+        return _larger(form, _larger(moved / bandwidth, flops / peak))
+
+
+class PrefillAttentionEfficiency(Form):
+    """Attention of prompt chunks, one layer on one device.
+
+    ``t = overhead + bytes/(bandwidth·BW) + FLOPs/(compute·peak)·(1 + half_head_dim/head_dim)``
+
+    FLOPs: 4·heads·head_dim·pairs summed over the chunks (MLA: 2·heads·(qk dim + v dim)·pairs, with
+    the mean of both as head_dim); causal pairs count once. bytes: queries and outputs of the new
+    tokens (4·heads·head_dim each in 16 bits), keys and values of all visible tokens. The
+    exponentials of the softmax cost the same for every head_dim, hence the last factor.
+
+    Corrections depend on ``reach`` (pairs a new token), ``queries`` (new tokens · heads), head_dim
+    and ``sharing`` (heads a KV head).
+    """
+
+    AXES: ClassVar[tuple[str, ...]] = ("reach", "queries", "head_dim", "sharing")
+
+    compute: PositiveFraction
+    bandwidth: PositiveFraction
+    half_head_dim: NonNegativeFloat
+    overhead_us: NonNegativeFloat
+
+    @property
+    def overhead_s(self) -> float:
+        """Launch and latency, seconds."""
+        return self.overhead_us * MICRO
+
+    def seconds(
+        self,
+        moved: Number,
+        flops: Number,
+        head_dim: Number | float,
+        bandwidth: float,
+        peak: float,
+        factor: Number | float = 1.0,
+    ) -> Number:
+        """Duration over a step's chunks; bytes, FLOP, elements, bytes/s, FLOP/s, correction."""
+        compute = flops / (self.compute * peak) * (1 + self.half_head_dim / head_dim)
+        form: Number = (self.overhead_s + moved / (self.bandwidth * bandwidth) + compute) * factor
+        return _larger(form, _larger(moved / bandwidth, flops / peak))
+
+
+class DecodeAttentionEfficiency(Form):
+    """Attention of sequences that compute one token each, one layer on one device.
+
+    ``t = overhead + per_unit·u + io/(bandwidth·BW)
+    + max(stored/(bandwidth·BW), FLOPs/(compute·peak))``
+
+    u: sequences times KV heads on the device (work items of the kernel). stored: bytes of keys and
+    values of all visible tokens. io: bytes of queries and outputs. FLOPs: 4·heads·head_dim·context
+    (MLA, absorbed: 2·heads·(2·latent + rope)·context). Linear in the context at a given number of
+    sequences.
+
+    Corrections depend on ``units`` (u), ``tokens`` (context a sequence), head_dim and ``sharing``
+    (heads a KV head). They hold at the knots of ``tokens``; in between time is linear in the
+    context, so that a run of steps needs no step-by-step sum.
+    """
+
+    AXES: ClassVar[tuple[str, ...]] = ("units", "tokens", "head_dim", "sharing")
+
+    bandwidth: PositiveFraction
+    compute: PositiveFraction
+    per_unit_us: NonNegativeFloat
+    overhead_us: NonNegativeFloat
+
+    @property
+    def overhead_s(self) -> float:
+        """Launch and latency, seconds."""
+        return self.overhead_us * MICRO
+
+    def seconds(
+        self,
+        units: Number,
+        io: Number,
+        stored: Number,
+        flops: Number,
+        bandwidth: float,
+        peak: float,
+        factor: Number | float = 1.0,
+    ) -> Number:
+        """Duration; count, bytes, bytes, FLOP, bytes/s, FLOP/s, correction."""
+        memory = stored / (self.bandwidth * bandwidth)
+        compute = flops / (self.compute * peak)
+        fixed = (
+            self.overhead_s + self.per_unit_us * MICRO * units + io / (self.bandwidth * bandwidth)
+        )
+        form: Number = (fixed + _larger(memory, compute)) * factor
+        return _larger(form, _larger((io + stored) / bandwidth, flops / peak))
+
+
+class ElementwiseEfficiency(Model):
+    """Normalization, rotation, activation, residual: ``t = overhead + bytes/(bandwidth·BW)``."""
+
+    bandwidth: PositiveFraction
+    overhead_us: NonNegativeFloat
+
+    def seconds(self, moved: Number, bandwidth: float) -> Number:
+        """Duration of one kernel; bytes, bytes/s."""
+        return self.overhead_us * MICRO + moved / (self.bandwidth * bandwidth)
+
+
+class CollectiveEfficiency(Form):
+    """A collective over the g devices of one node.
+
+    ``t = latency + per_peer·(g-1) + traffic·(g-1)^contention/(bandwidth·link)``
+
+    traffic of an all-reduce is 2(g-1)/g of the message in bytes, of an all-gather or
+    reduce-scatter (g-1)/g of the whole. contention: 0 on a switch; above on shared PCIe.
+
+    Corrections depend on ``devices`` (g) and ``traffic`` (bytes), and leave a step without traffic
+    its latency.
+    """
+
+    AXES: ClassVar[tuple[str, ...]] = ("devices", "traffic")
+
+    bandwidth: PositiveFraction
+    latency_us: NonNegativeFloat
+    per_peer_us: NonNegativeFloat = 0.0
+    contention: float = Field(0.0, ge=0, le=2)
+
+    def seconds(
+        self, devices: Number | int, traffic: Number, link: float, factor: Number | float = 1.0
+    ) -> Number:
+        """Duration; count, bytes, bytes/s of a device in one direction, correction."""
+        peers = devices - 1
+        rate = self.bandwidth * link / peers**self.contention
+        form: Number = (
+            (self.latency_us + self.per_peer_us * peers) * MICRO + traffic / rate
+        ) * factor
+        return _larger(form, traffic / link)
+
+
+def _larger(a: Number, b: Number) -> Number:
+    """max() that takes arrays too."""
+    larger: Number = (a + b + abs(a - b)) / 2
+    return larger
+
+
+def _rounded_corner(memory: Number, compute: Number, q: float) -> Number:
+    """(memory^q + compute^q)^(1/q), from the ratio of both so that no power underflows."""
+    high = _larger(memory, compute)
+    ratio = (memory + compute - high) / (high + _TINY)
+    corner: Number = high * (1 + ratio**q) ** (1 / q)
+    return corner
