@@ -22,12 +22,9 @@ def prediction(
 ) -> dict[str, Any]:
     figures = {
         key: {"mean": value, "p50": value / 2, "p90": 2 * value, "p95": 2 * value, "p99": 3 * value}
-        for key, value in (
-            ("ttft_ms", ttft),
-            ("tpot_ms", tpot),
-            ("e2e_ms", e2e),
-            ("itl_ms", tpot),
-        )  # fmt: skip
+        for key, value in zip(
+            ("ttft_ms", "tpot_ms", "e2e_ms", "itl_ms"), (ttft, tpot, e2e, tpot), strict=True
+        )
     }
     phase = {"steps": 10, "step_ms_mean": 5.0, "share_of_busy_time": 0.5}
     return {

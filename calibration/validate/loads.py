@@ -48,8 +48,9 @@ class Task(Model):
 
 
 class Saturated(Model):
-    """A full server with a queue."""
+    """A full server with a queue; ``name`` of the data that come like this."""
 
+    name: str
     settings: Settings
     source: str
     tasks: dict[str, Task]

@@ -12,7 +12,7 @@ from calibration.validate.formats import target
 from calibration.validate.measured import Skipped
 from calibration.validate.point import Point
 from calibration.validate.prediction import Prediction
-from simulator.workload.requests import Floats
+from simulator.hardware.profile import Power
 
 METRICS = ("ttft_ms", "tpot_ms", "e2e_ms", "output_tokens_per_s")
 TITLES = {
@@ -74,7 +74,7 @@ class Comparison:
             value, predicted = getattr(measured, metric), self.prediction[metric]
             return None if value is None or predicted is None else (value, predicted)
         if metric == "power_w_at_measured_rate":
-            return _at_measured_rate(self)
+            return power_at_measured_rate(self, target(self.point).hardware.power)
         if metric.startswith("itl_ms_"):
             return _figure(self, "itl_ms", metric.removeprefix("itl_ms_"))
         found = _figure(self, metric, chosen)
@@ -106,27 +106,20 @@ def _figure(comparison: Comparison, metric: str, statistic: str) -> tuple[float,
     return None if measured is None or predicted is None else (measured, predicted)
 
 
-def _at_measured_rate(comparison: Comparison) -> tuple[float, float] | None:
-    """Power, and what the power model says when the same work is done at the measured rate: the
-    shares of peaks and of time that it depends on stretch with the steps. For busy servers."""
-    watts, rate = comparison.pair("power_w"), comparison.pair("output_tokens_per_s")
+def power_at_measured_rate(comparison: Comparison, power: Power) -> tuple[float, float] | None:
+    """Power of all devices, W, and what a power model says when the same work is done at the
+    measured rate: the shares of peaks and of time that it depends on stretch with the steps. For
+    servers that are always busy."""
+    watts, rate = comparison.point.measured.power_w, comparison.pair("output_tokens_per_s")
     if watts is None or rate is None:
         return None
-    point = comparison.point
-    power = target(point).hardware.power
-    shares, load = stretched(comparison.prediction["load"], rate[0] / rate[1])
-    mean_w = float(shares @ power.step_w(load)) + (1.0 - float(shares.sum())) * power.idle_w.value
-    return watts[0], mean_w * point.tp * point.replicas
-
-
-def stretched(
-    phases: Sequence[dict[str, float]], faster: float
-) -> tuple[Floats, dict[str, Floats]]:
-    """Shares of the time of the phases, and what their power depends on when everything is done
-    ``faster`` times as fast. Shapes are (phases,)."""
+    phases = comparison.prediction["load"]
+    faster = rate[0] / rate[1]
     columns = {name: np.array([phase[name] for phase in phases]) for name in phases[0]}
     shares = columns.pop("share")
-    return shares, {name: np.minimum(faster * part, 1.0) for name, part in columns.items()}
+    load = {name: np.minimum(faster * part, 1.0) for name, part in columns.items()}
+    mean_w = float(shares @ power.step_w(load)) + (1.0 - float(shares.sum())) * power.idle_w.value
+    return watts, mean_w * comparison.point.tp * comparison.point.replicas
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""``fit``: the efficiency coefficients of a device from measured kernel tables."""
+"""``fit``: efficiency coefficients from measured kernel tables, power curves from servers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from calibration.fit.profile import Line
 
 _HEADER = f"{'family':42s}{'rows':>8s}{'shapes':>8s}{'fitted':>10s}{'held out':>10s}"
+_KEPT = "servecast-results"
 
 
 @click.command()
-@click.argument("tables", type=click.Path(path_type=Path), metavar="TABLES")
+@click.argument("tables", type=click.Path(path_type=Path), metavar="[TABLES]", required=False)
 @click.option("--device", "devices", multiple=True, required=True, help="Profile to fit.")
 @click.option(
     "--profiles",
@@ -24,20 +25,30 @@ _HEADER = f"{'family':42s}{'rows':>8s}{'shapes':>8s}{'fitted':>10s}{'held out':>
 @click.option(
     "--operators", type=click.Path(path_type=Path), help="Folder of microsoft/vidur's profiles."
 )
+@click.option(
+    "--power",
+    "points",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Fit the power curve instead, to measured points with power.",
+)
 @click.option("--write", is_flag=True, help="Write the profiles, and those that inherit.")
 def fit(
-    tables: Path,
+    tables: Path | None,
     devices: tuple[str, ...],
     profiles: Path | None,
     operators: Path | None,
+    points: Path | None,
     write: bool,
 ) -> None:
-    """Fit a device's kernel efficiencies to measured kernel tables.
+    """Fit a device's kernel efficiencies to measured kernel tables, or its power curve.
 
     TABLES is a folder as NVIDIA AIConfigurator ships it:
     <gpu>/<op>/<framework>/<version>/<table>_perf.parquet. Prints the median error of every family,
     of the rows fitted and of shapes held out, and whether the profile holds these coefficients.
     With --operators norms, rotations and activations are fitted too; otherwise they stay.
+
+    With --power, FILE holds measured points as `simulate validate` reads them.
     """
     from simulator.errors import UserError
 
@@ -49,6 +60,15 @@ def fit(
             hint="run it in a clone of the repository with its test requirements installed",
         ) from None
     folder = profiles or fitting.PROFILES
+    if points is not None:
+        if tables is not None or len(devices) != 1:
+            raise UserError(
+                "fits one --device at a time and takes no TABLES", where=f"--power {points}"
+            )
+        _fit_power(points, folder, devices[0], write=write)
+        return
+    if tables is None:
+        raise UserError("needs TABLES to fit kernels, or --power FILE to fit the power curve")
     for name in devices:
         path = _profile(folder, name)
         fitting.table_folder(tables, name)
@@ -64,6 +84,28 @@ def fit(
     if write:
         for name in fitting.inherit(folder) if profiles is None else ():
             click.echo(f"wrote {folder / name}.yaml, which inherits")
+
+
+def _fit_power(points: Path, folder: Path, device: str, *, write: bool) -> None:
+    from calibration.fit import power
+
+    path = _profile(folder, device)
+    found = power.fit_power(points, device, Path(_KEPT) / f"fit-power-{points.stem}")
+    block = found.block()
+    click.echo(", ".join(f"{name} {value:g}" for name, value in found.curve.items()))
+    click.echo(f"{block['provenance']['detail']}")
+    click.echo(f"median error of power at the measured rate: {found.residual_pct:.1f} %")
+    if found.held_out_pct is not None:
+        click.echo(f"of the models held out: {found.held_out_pct:.1f} %")
+    if write:
+        power.write_curve(path, block)
+        click.echo(f"wrote {path}")
+        for name in power.pass_on(folder, device):
+            click.echo(f"wrote {folder / name}.yaml, which inherits")
+    elif power.holds(path, block):
+        click.echo(f"{path} holds exactly this")
+    else:
+        click.echo(f"{path} differs; --write replaces its power curve")
 
 
 def _profile(folder: Path, name: str) -> Path:
