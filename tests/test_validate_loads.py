@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from calibration.validate import document, read_dataset, validate
@@ -124,7 +123,7 @@ def test_power_at_the_measured_rate(tmp_path: Path) -> None:
     """At its own rate the power model says what the simulation says."""
     found = validate(read_dataset(energy(tmp_path, energy_row())), tmp_path / "out").comparisons[0]
     own = found.prediction["output_tokens_per_s"]
-    for share, tolerance in ((1.0, 0.005), (0.5, 0.3)):
+    for share, tolerance in ((1.0, 0.02), (0.5, 0.3)):
         measured = found.point.measured.model_copy(update={"output_tokens_per_s": share * own})
         row = type(found)(found.point.model_copy(update={"measured": measured}), found.prediction,
                           "fit", True)  # fmt: skip
@@ -147,6 +146,7 @@ def test_names_in_tables() -> None:
     assert ways("2x4") is None
 
 
+SAMPLE = Path(__file__).parent.parent / "calibration/datasets/offline_throughput_sample.csv"
 OFFLINE = "model,gpu,n_gpus,parallelism,weight_dtype,kv_dtype,engine,engine_version,isl,osl,load_kind,load,output_tokens_per_s"  # fmt: skip
 
 
@@ -188,8 +188,22 @@ def test_rows_whose_command_says_more(tmp_path: Path) -> None:
     assert "not modelled yet" in unsaid(point, target(point))
 
 
-def test_samples_of_the_file_of_loads_are_consistent() -> None:
-    known = loads()
-    assert np.all(np.diff([len(known.saturated.held_out), 7]) == 0)
-    assert list(known.saturated.held_out) == sorted(known.saturated.held_out)
-    assert {row.requests for row in known.offline.requests} >= {1000, 30000}
+def test_names_that_mean_something_else_there(tmp_path: Path) -> None:
+    row = "GPT-OSS 20B,H100,1,TP1,fp8,,TensorRT-LLM,1.1,1024,1024,offline_max_throughput,inf,1"
+    point = offline(tmp_path, row)
+    assert (point.model, point.precision, point.kv_cache) == ("gpt-oss-20b", "mxfp4", "bf16")
+
+
+def test_the_shipped_sample(tmp_path: Path) -> None:
+    """A tenth of the published rows: every model, GPU, precision and release."""
+    dataset = read_dataset(SAMPLE)
+    found = validate(dataset, tmp_path)
+    assert (len(found.comparisons), len(found.skipped)) == (25, 5)
+    assert all("not modelled yet" in row.reason for row in found.skipped)
+    alone = [c for c in found.comparisons if c.point.system != "L40S" or c.point.tp == 1]
+    output = errors(alone, "output_tokens_per_s")
+    assert output.median_ape_pct is not None
+    assert output.median_ape_pct < 12
+    assert document(found.comparisons, found.skipped)["metrics"]["output_tokens_per_s"]["n"] == 25
+    for c in found.comparisons:
+        assert c.prediction["requests"] == c.point.num_prompts

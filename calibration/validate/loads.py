@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from calibration.validate.formats import Target, preset_name
 from calibration.validate.point import Number, Point, Ratio, Spread, Whole
@@ -29,6 +29,7 @@ class Settings(Model):
     memory_fraction: Ratio
     prefix_caching: bool
     max_num_batched_tokens: Whole | None = None
+    async_scheduling: bool | None = None
 
     def cells(self) -> Iterator[tuple[str, str]]:
         """As cells of a row."""
@@ -65,6 +66,14 @@ class Sent(Model):
     requests: Whole
 
 
+class Renamed(Model):
+    """Cells that a table fills in with another name."""
+
+    models: tuple[str, ...]
+    cells: dict[Literal["model", "precision", "kv_cache"], str]
+    source: str
+
+
 class Unsaid(Model):
     """Rows that ran with something that is not modelled."""
 
@@ -80,6 +89,7 @@ class Offline(Model):
     kv_cache: dict[str, str]
     requests: tuple[Sent, ...]
     other_requests: Whole
+    renamed: tuple[Renamed, ...]
     source: str
     excluded: tuple[Unsaid, ...]
 
@@ -160,6 +170,9 @@ def _saturate(cells: dict[str, str], load: str, name: str) -> Wrong | str:
 
 def _all_at_once(cells: dict[str, str]) -> str:
     known = loads().offline
+    for row in known.renamed:
+        if cells.get("model") in row.models:
+            cells |= row.cells
     sent = {(str(float(row.isl)), str(float(row.osl))): row.requests for row in known.requests}
     key = tuple(str(float(cells.get(name, "0") or 0)) for name in ("isl", "osl"))
     count = sent.get((key[0], key[1]), known.other_requests)

@@ -51,6 +51,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "kv_cache_tokens": ("kv_tokens_capacity",),
     "memory_fraction": (),
     "prefix_caching": (),
+    "async_scheduling": (),
     "measured_on": (),
     "statistic": (),
     "ttft_ms": ("silicon_ttft_ms",),
@@ -108,7 +109,7 @@ _REAL = (
     "isl", "osl", "rate_per_s", "range_ratio", "memory_fraction", "input_cv", "output_cv",
     *_FIGURES,
 )  # fmt: skip
-_FLAGS = ("prefix_caching", "until_queue_empty", "bench_limits")
+_FLAGS = ("prefix_caching", "async_scheduling", "until_queue_empty", "bench_limits")
 _STATISTICS = {"mean": "mean", "average": "mean", "median": "p50"} | {
     name: name for name in ("p50", "p90", "p95", "p99")
 }
