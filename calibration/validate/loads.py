@@ -172,7 +172,7 @@ def _all_at_once(cells: dict[str, str]) -> str:
     known = loads().offline
     for row in known.renamed:
         if cells.get("model") in row.models:
-            cells |= row.cells
+            cells.update((name, text) for name, text in row.cells.items())
     sent = {(str(float(row.isl)), str(float(row.osl))): row.requests for row in known.requests}
     key = tuple(str(float(cells.get(name, "0") or 0)) for name in ("isl", "osl"))
     count = sent.get((key[0], key[1]), known.other_requests)

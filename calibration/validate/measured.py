@@ -1,7 +1,7 @@
 """Reads measured points from CSV: a row a deployment, or a row a request.
 
 A row a deployment is what NVIDIA AIConfigurator publishes (columns ``model_path``, ``backend``,
-``silicon_ttft_ms`` …) and what a user writes; ``COLUMNS`` has all names. A row a request has
+``silicon_ttft_ms`` …) and what a user writes; ``columns.py`` has all names. A row a request has
 ``arrival_s``, ``first_token_s`` and ``last_token_s``; a ``summary.csv`` beside it may give the
 engine's limits.
 """
@@ -15,6 +15,20 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from calibration.validate.columns import (
+    COLUMNS,
+    FIGURES,
+    FLAGS,
+    LATENCIES,
+    NAMES,
+    OF_THE_PUBLISHER,
+    PERCENTILES,
+    RATES,
+    REAL,
+    REQUIRED,
+    STATISTICS,
+    WHOLE,
+)
 from calibration.validate.loads import Wrong, translate
 from calibration.validate.point import Figures, Point
 from calibration.validate.rows import name_of, read_rows
@@ -23,96 +37,6 @@ from simulator.errors import UserError
 PUBLISHED_LENGTHS = ((1024, 1024), (8192, 1024), (1024, 8192))
 """Pairs of nominal lengths that the public InferenceX sweep measures."""
 
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "id": (),
-    "model": ("model_path",),
-    "system": ("hardware", "gpu"),
-    "engine": ("backend", "framework"),
-    "version": ("engine_version", "backend_version"),
-    "precision": (),
-    "weights": ("weight_dtype",),
-    "activations": (),
-    "kv_cache": ("kv_dtype",),
-    "isl": ("input_tokens",),
-    "osl": ("output_tokens",),
-    "concurrency": (),
-    "rate_per_s": ("request_rate",),
-    "tp": ("tp_size",),
-    "replicas": (),
-    "num_prompts": ("n_requests",),
-    "range_ratio": (),
-    "input_cv": (),
-    "output_cv": (),
-    "until_queue_empty": (),
-    "bench_limits": (),
-    "max_num_seqs": (),
-    "max_num_batched_tokens": (),
-    "max_model_len": (),
-    "kv_cache_tokens": ("kv_tokens_capacity",),
-    "memory_fraction": (),
-    "prefix_caching": (),
-    "async_scheduling": (),
-    "measured_on": (),
-    "statistic": (),
-    "ttft_ms": ("silicon_ttft_ms",),
-    "tpot_ms": ("silicon_tpot_ms",),
-    "e2e_ms": ("e2el_ms",),
-    "itl_ms": (),
-    "itl_ms_p50": (),
-    "itl_ms_p90": (),
-    "itl_ms_p95": (),
-    "itl_ms_p99": (),
-    "output_tokens_per_s": (),
-    "energy_j_per_output_token": (),
-    "power_w": ("avg_power_w_all_gpus",),
-    "avg_batch_size": (),
-    "load_kind": (),
-    "load": (),
-    "task": (),
-    "architecture": (),
-    "parallelism": (),
-    "n_gpus": (),
-    "mode": (),
-    "pp": ("pp_size",),
-    "attention_dp": ("attention_dp_size",),
-    "moe_ep": ("moe_ep_size", "ep"),
-    "moe_tp": ("moe_tp_size",),
-}
-"""Columns of a row a deployment, with other names they may have."""
-
-_OF_THE_PUBLISHER = (
-    "gemm_quant_mode",
-    "moe_quant_mode",
-    "batch_size",
-    *(
-        f"{phase}_{key}"
-        for phase in ("prefill", "decode")
-        for key in (
-            "batch_size", "num_workers", "tp_size", "pp_size", "attention_dp_size",
-            "moe_tp_size", "moe_ep_size",
-        )
-    ),
-)  # fmt: skip
-"""Columns of served_points/open.csv that say nothing more about rows that can be simulated."""
-
-_NAMES = {name: key for key, names in COLUMNS.items() for name in (key, *names)}
-_REQUIRED = ("model", "system", "engine", "isl", "osl")
-_WHOLE = (
-    "concurrency", "tp", "replicas", "num_prompts", "max_num_seqs", "max_num_batched_tokens",
-    "max_model_len", "kv_cache_tokens", "pp", "attention_dp", "moe_ep", "moe_tp",
-)  # fmt: skip
-_PERCENTILES = ("itl_ms_p50", "itl_ms_p90", "itl_ms_p95", "itl_ms_p99")
-_LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms", "itl_ms")
-_RATES = ("output_tokens_per_s", "energy_j_per_output_token", "power_w", "avg_batch_size")
-_FIGURES = (*_LATENCIES, *_PERCENTILES, *_RATES)
-_REAL = (
-    "isl", "osl", "rate_per_s", "range_ratio", "memory_fraction", "input_cv", "output_cv",
-    *_FIGURES,
-)  # fmt: skip
-_FLAGS = ("prefix_caching", "async_scheduling", "until_queue_empty", "bench_limits")
-_STATISTICS = {"mean": "mean", "average": "mean", "median": "p50"} | {
-    name: name for name in ("p50", "p90", "p95", "p99")
-}
 _REQUEST_COLUMNS = ("arrival_s", "first_token_s", "last_token_s")
 
 
@@ -180,12 +104,12 @@ def _columns(file: Path, columns: list[str]) -> tuple[dict[str, str], tuple[str,
     known: dict[str, str] = {}
     ignored = []
     for name in columns:
-        key = _NAMES.get(name)
-        if name in _OF_THE_PUBLISHER:
+        key = NAMES.get(name)
+        if name in OF_THE_PUBLISHER:
             continue
         if key is None:
-            near = next(iter(get_close_matches(name, _NAMES, 1, 0.8)), None)
-            if near and _NAMES[near] not in {_NAMES.get(other) for other in columns}:
+            near = next(iter(get_close_matches(name, NAMES, 1, 0.8)), None)
+            if near and NAMES[near] not in {NAMES.get(other) for other in columns}:
                 raise UserError(
                     f"has an unknown column '{name}'", where=f"{file}:1",
                     hint=f"did you mean '{near}'?",
@@ -195,7 +119,7 @@ def _columns(file: Path, columns: list[str]) -> tuple[dict[str, str], tuple[str,
             raise UserError(f"has two columns for {key}, one is '{name}'", where=f"{file}:1")
         else:
             known[name] = key
-    for key in _REQUIRED:
+    for key in REQUIRED:
         if key not in known.values():
             names = " or ".join(f"'{name}'" for name in (key, *COLUMNS[key]))
             raise UserError(f"has no column {names}", where=f"{file}:1")
@@ -214,12 +138,12 @@ def _not_modelled(file: Path, line: int, cells: dict[str, str]) -> str:
         ways = _number(file, line, key, cells[key]) if key in cells else 1
         if ways > 1:
             return f"{what} over {ways:g} devices is not modelled yet"
-    missing = [key for key in _REQUIRED if key not in cells]
+    missing = [key for key in REQUIRED if key not in cells]
     if missing:
         return f"no {missing[0]} is given"
     if "concurrency" not in cells and "rate_per_s" not in cells:
         return "neither concurrency nor rate_per_s is given"
-    if not any(key in cells for key in _FIGURES):
+    if not any(key in cells for key in FIGURES):
         return "nothing was measured"
     return ""
 
@@ -227,12 +151,12 @@ def _not_modelled(file: Path, line: int, cells: dict[str, str]) -> str:
 def _point(file: Path, line: int, cells: dict[str, str], dated: bool) -> Point:
     values: dict[str, object] = {}
     for key, text in cells.items():
-        if key in _WHOLE or key in _REAL:
+        if key in WHOLE or key in REAL:
             number = _number(file, line, key, text)
-            if key in _WHOLE and not number.is_integer():
+            if key in WHOLE and not number.is_integer():
                 raise _wrong(file, line, key, f"must be a whole number, got {text}")
-            values[key] = int(number) if key in _WHOLE else number
-        elif key in _FLAGS:
+            values[key] = int(number) if key in WHOLE else number
+        elif key in FLAGS:
             values[key] = _flag(file, line, key, text)
         elif key in ("model", "system", "engine"):
             values[key] = _located(file, text)
@@ -241,18 +165,18 @@ def _point(file: Path, line: int, cells: dict[str, str], dated: bool) -> Point:
     for key in ("mode", "pp", "attention_dp", "moe_ep", "moe_tp"):
         values.pop(key, None)
     given = str(values.pop("statistic", "mean")).lower()
-    statistic = _STATISTICS.get(given)
+    statistic = STATISTICS.get(given)
     if statistic is None:
-        known = ", ".join(_STATISTICS)
+        known = ", ".join(STATISTICS)
         raise _wrong(file, line, "statistic", f"must be one of {known}, got {given}")
     figures: dict[str, object] = {
-        key: {statistic: values.pop(key)} for key in _LATENCIES if key in values
+        key: {statistic: values.pop(key)} for key in LATENCIES if key in values
     }
-    spread = {key.rpartition("_")[2]: values.pop(key) for key in _PERCENTILES if key in values}
+    spread = {key.rpartition("_")[2]: values.pop(key) for key in PERCENTILES if key in values}
     if spread:
         figures["itl_ms"] = spread
         statistic = "p50" if statistic == "mean" and not figures.keys() - {"itl_ms"} else statistic
-    figures |= {key: values.pop(key) for key in _RATES if key in values}
+    figures |= {key: values.pop(key) for key in RATES if key in values}
     pair = (values["isl"], values["osl"])
     origin = "sweep" if pair in PUBLISHED_LENGTHS else "own"
     if dated and "measured_on" not in values:

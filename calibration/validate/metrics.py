@@ -74,6 +74,8 @@ class Comparison:
             value, predicted = getattr(measured, metric), self.prediction[metric]
             return None if value is None or predicted is None else (value, predicted)
         if metric == "power_w_at_measured_rate":
+            if measured.power_w is None:
+                return None
             return power_at_measured_rate(self, target(self.point).hardware.power)
         if metric.startswith("itl_ms_"):
             return _figure(self, "itl_ms", metric.removeprefix("itl_ms_"))

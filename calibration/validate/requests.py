@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from calibration.validate.loads import ways
 from calibration.validate.measured import Dataset, Skipped, checked
 from calibration.validate.point import Point, Trace
 from calibration.validate.rows import Row, name_of, read_rows
@@ -133,15 +134,10 @@ def _request(file: Path, row: Row) -> _Request:
 
 def _tensor_parallel(cells: dict[str, str]) -> int | None:
     """Devices that share every layer; None for any other parallelism."""
-    text = cells.get("parallelism", "TP1").upper()
-    ways = dict.fromkeys(("TP", "PP", "EP", "DP"), 1)
-    for part in text.replace("_", "-").split("-"):
-        name, number = part[:2], part[2:]
-        if name not in ways or not number.isdigit():
-            return None
-        ways[name] = int(number)
-    others = ways["PP"] * ways["EP"] * ways["DP"]
-    return ways["TP"] if others == 1 and ways["TP"] >= 1 else None
+    found = ways(cells.get("parallelism", "TP1"))
+    if found is None or any(number > 1 for name, number in found.items() if name != "tp"):
+        return None
+    return found.get("tp", 1)
 
 
 def _dtype(text: str | None) -> str | None:
