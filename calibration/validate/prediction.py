@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from simulator import Scenario, simulate
-from simulator.engines.profile import EngineProfile
 from simulator.errors import UserError
 from simulator.results.result import Result
 
@@ -19,10 +18,8 @@ QUEUEING = "queueing"
 _KEPT = 6
 
 
-def predict(
-    scenario: Scenario, base: Path | None = None, engine: EngineProfile | None = None
-) -> Prediction:
-    """Simulates a scenario, with an engine profile instead of the one it names if there is one.
+def predict(scenario: Scenario, base: Path | None = None) -> Prediction:
+    """Simulates a scenario.
 
     Returns:
         The prediction, or ``{"refused": why}`` where the simulator will not run it.
@@ -31,7 +28,7 @@ def predict(
         KeyboardInterrupt: Ctrl-C ended the run early.
     """
     try:
-        result = simulate(scenario, base=base, engine=engine)
+        result = simulate(scenario, base=base)
     except UserError as error:
         return {"refused": str(error)}
     if result.record.interrupted:
