@@ -12,8 +12,10 @@ from calibration.validate.formats import preset_name, target
 from calibration.validate.loads import loads, unsaid, ways
 from calibration.validate.metrics import errors
 from calibration.validate.offline import limited
+from calibration.validate.page import page
 from calibration.validate.point import Point
 from calibration.validate.protocol import scenario_of
+from calibration.validate.tables import markdown
 from simulator import load_hardware, load_model
 from simulator.errors import UserError
 from tests.test_validate_schema import write
@@ -117,6 +119,8 @@ def test_energy_and_power_are_compared(tmp_path: Path) -> None:
         assert c.prediction["energy_j_per_output_token"] == pytest.approx(watts / rate, rel=1e-3)
         assert c.prediction["avg_batch_size"] == pytest.approx(c.point.concurrency, rel=0.02)
     assert errors(found.comparisons, "ttft_ms").n == 0
+    assert "| power at rate | 2 |" in markdown(found.comparisons, found.skipped)
+    assert "scatter-energy_j_per_output_token" in page(found)
 
 
 def test_power_at_the_measured_rate(tmp_path: Path) -> None:
