@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from simulator.engines.profile import EngineProfile
 from simulator.hardware.profile import HardwareProfile
@@ -30,7 +31,8 @@ class Limits:
     max_model_len: int
     block_size: int
     prefix_caching: bool
-    cuda_graphs: bool
+    cuda_graphs: bool | Literal["decode_only", "piecewise"]
+    async_scheduling: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,12 +43,15 @@ class Resolved:
     layout: KvLayout
 
 
-def resolve(scenario: Scenario, base: Path | None = None) -> Resolved:
+def resolve(
+    scenario: Scenario, base: Path | None = None, engine: EngineProfile | None = None
+) -> Resolved:
     """Loads model, hardware and engine and works out the memory budget.
 
     Args:
         scenario: as the user wrote it.
         base: folder that relative paths start from.
+        engine: a profile to take instead of the one that the scenario names.
 
     Raises:
         UnknownNameError: a preset or profile does not exist.
@@ -60,7 +63,9 @@ def resolve(scenario: Scenario, base: Path | None = None) -> Resolved:
     with _at("hardware.profile"):
         hardware = load_hardware(scenario.hardware.profile, base)
     with _at("engine.profile"):
-        engine = load_engine(scenario.engine.profile, base)
+        engine = engine or load_engine(scenario.engine.profile, base)
+    if scenario.engine.version is not None:
+        engine = _at_release(engine, scenario.engine.version)
     with _at("parallelism.tp"):
         check_tensor_parallel(spec, scenario.parallelism.tp)
     precision = _precision(scenario, spec, hardware)
@@ -92,6 +97,13 @@ def _at(key: str) -> Iterator[None]:
     except UserError as error:
         error.where = error.where or key
         raise
+
+
+def _at_release(engine: EngineProfile, version: str) -> EngineProfile:
+    try:
+        return engine.at(version)
+    except ValueError as error:
+        raise ScenarioError(str(error), where="engine.version") from None
 
 
 def _precision(scenario: Scenario, spec: ModelSpec, hardware: HardwareProfile) -> ResolvedPrecision:
@@ -153,6 +165,7 @@ def _limits(scenario: Scenario, spec: ModelSpec, engine: EngineProfile) -> Limit
         block_size=_or(asked.block_size, engine.block_size),
         prefix_caching=_or(asked.prefix_caching, engine.prefix_caching) and shareable,
         cuda_graphs=_or(asked.cuda_graphs, engine.cuda_graphs.enabled),
+        async_scheduling=_or(asked.async_scheduling, engine.async_scheduling),
     )
 
 

@@ -9,17 +9,23 @@ from simulator.scenario.scenario import Scenario
 
 if TYPE_CHECKING:
     from simulator.cluster import Progress
+    from simulator.engines import EngineProfile
     from simulator.results import Result
 
 
 def simulate(
-    scenario: Scenario, *, base: Path | None = None, progress: Progress | None = None
+    scenario: Scenario,
+    *,
+    base: Path | None = None,
+    engine: EngineProfile | None = None,
+    progress: Progress | None = None,
 ) -> Result:
     """Simulates a scenario.
 
     Args:
         scenario: what to simulate.
         base: folder that relative paths in the scenario start from; default: the current one.
+        engine: an engine profile to take instead of the one that the scenario names.
         progress: called now and then with requests ended, requests in all, and simulated seconds.
 
     Returns:
@@ -36,12 +42,12 @@ def simulate(
         )
     import numpy as np
 
-    from simulator.cluster import run_cluster
+    from simulator.cluster import FrontEndTimes, run_cluster
     from simulator.resolve import resolve
     from simulator.results import Result
     from simulator.workload import build_requests
 
-    resolved = resolve(scenario, base)
+    resolved = resolve(scenario, base, engine)
     seed = scenario.measurement.seed
     requests = build_requests(scenario.workload, np.random.default_rng(seed), base)
     deployment = resolved.deployment
@@ -58,9 +64,13 @@ def simulate(
         seed=seed,
         timeout_s=serving.timeout_s,
         network_s=serving.network_ms / 1e3,
-        request_s=front_end.request_ms / 1e3,
-        request_s_per_token=front_end.request_us_per_token / 1e6,
-        response_s=front_end.response_ms / 1e3,
+        front_end=FrontEndTimes(
+            front_end.request_ms / 1e3,
+            front_end.busy_ms / 1e3,
+            front_end.busy_us_per_token / 1e6,
+            front_end.token_us / 1e6,
+            front_end.response_ms / 1e3,
+        ),
         oversized=serving.oversized_requests,
         progress=progress,
     )

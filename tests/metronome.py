@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.cluster import run_cluster
+from simulator.cluster import FrontEndTimes, run_cluster
 from simulator.costs.protocol import Chunk
 from simulator.results.record import RunRecord
 from simulator.workload.requests import Requests
@@ -53,16 +53,17 @@ def run(
     seqs: int = 8,
     budget: int = 100,
     prefix_caching: bool = False,
+    async_scheduling: bool = False,
     check: bool = True,
     **more: Any,
 ) -> RunRecord:
     settings = limits(
         policy, seqs=seqs, budget=budget, block_size=4, prefix_caching=prefix_caching,
-        max_model_len=2000,
+        max_model_len=2000, async_scheduling=async_scheduling,
     )  # fmt: skip
     record = run_cluster(asked, settings, blocks, cost or Metronome(), **more)
     if check:
-        delay = more.get("network_s", 0.0) + more.get("response_s", 0.0)
+        delay = more.get("network_s", 0.0) + more.get("front_end", FrontEndTimes()).response_s
         check_record(record, settings, delay_s=delay)
     return record
 

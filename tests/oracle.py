@@ -12,6 +12,7 @@ import heapq
 import math
 from collections import deque
 
+from simulator.cluster import FrontEndTimes
 from simulator.costs.protocol import StepCost
 from simulator.deployment import Limits
 from simulator.results.record import COMPLETED, TIMED_OUT, UNFINISHED
@@ -25,15 +26,12 @@ __all__ = ["OracleRun", "Step", "run_oracle"]
 class Clients:
     """Who sends what when."""
 
-    def __init__(
-        self, requests: Requests, run: OracleRun, to_queue_s: float, per_token_s: float
-    ) -> None:
+    def __init__(self, requests: Requests, run: OracleRun, network_s: float) -> None:
         self.requests = requests
         self.run = run
-        self.to_queue_s = to_queue_s
-        self.per_token_s = per_token_s
+        self.network_s = network_s
         self.coming: list[tuple[float, int]] = []
-        """Heap of (time it reaches a queue, request)."""
+        """Heap of (time it reaches a server, request)."""
         self.in_pool: list[deque[int]] = [deque() for _ in requests.pool_concurrency]
         self.children: dict[int, list[int]] = {}
         for i in range(len(requests)):
@@ -49,10 +47,8 @@ class Clients:
 
     def send(self, i: int, after_s: float) -> None:
         sent = after_s + float(self.requests.arrival_s[i])
-        queued = sent + self.to_queue_s + self.per_token_s * int(self.requests.input_tokens[i])
         self.run.sent_s[i] = sent
-        self.run.queued_s[i] = queued
-        heapq.heappush(self.coming, (queued, i))
+        heapq.heappush(self.coming, (sent + self.network_s, i))
 
     def hear(self, i: int, finish_s: float) -> None:
         """The last token of a request arrived: send what waited for it."""
@@ -72,12 +68,10 @@ def run_oracle(
     replicas: int = 1,
     timeout_s: float | None = None,
     network_s: float = 0.0,
-    request_s: float = 0.0,
-    request_s_per_token: float = 0.0,
-    response_s: float = 0.0,
+    front_end: FrontEndTimes = FrontEndTimes(),  # noqa: B008 - a tuple
 ) -> OracleRun:
     """Simulate every step. Requests go to the replicas in turn, in the order in which they reach
-    a queue; those that reach it at the same instant, in the order of their numbers.
+    a server; those that reach it at the same instant, in the order of their numbers.
 
     All requests must fit (``ceil((prompt + output - 1) / block_size) <= kv_blocks``); time-outs
     are for open-loop traffic under policies other than static batches.
@@ -94,15 +88,20 @@ def run_oracle(
         replica=[-1] * n,
         outcome=[UNFINISHED] * n,
         token_s=[[] for _ in range(n)],
+        made_s=[[] for _ in range(n)],
         steps=[],
         held_blocks=[0] * replicas,
     )
-    clients = Clients(requests, run, network_s + request_s, request_s_per_token)
+    clients = Clients(requests, run, network_s)
     fleet = [NaiveReplica(r, limits, kv_blocks, cost, run, requests) for r in range(replicas)]
     routed = 0
+    free_s = [0.0] * replicas
+    in_front: list[tuple[float, int, int]] = []
+    """Heap of (time it reaches a queue, order of arrival, request)."""
     while True:
         now = min(
             clients.coming[0][0] if clients.coming else math.inf,
+            in_front[0][0] if in_front else math.inf,
             *(replica.next_s() for replica in fleet),
         )
         assert now > -math.inf, "an idle replica holds a request that it can never start"
@@ -110,7 +109,7 @@ def run_oracle(
             break
         for replica in fleet:
             if replica.step_end == now:
-                for seq in replica.complete(response_s + network_s):
+                for seq in replica.complete(front_end.token_s, front_end.response_s + network_s):
                     finish = run.token_s[seq.index][-1]
                     if timeout_s is not None and finish > run.sent_s[seq.index] + timeout_s:
                         run.outcome[seq.index] = TIMED_OUT
@@ -119,11 +118,20 @@ def run_oracle(
                     run.finish_s[seq.index] = finish
                     clients.hear(seq.index, finish)
         while clients.coming and clients.coming[0][0] <= now:
-            queued, i = heapq.heappop(clients.coming)
-            run.replica[i] = routed % replicas
-            prompt, output = int(requests.input_tokens[i]), int(requests.output_tokens[i])
-            fleet[routed % replicas].waiting.append(Sequence(i, prompt, output, queued))
+            reached, i = heapq.heappop(clients.coming)
+            own = run.replica[i] = routed % replicas
+            busy = front_end.busy_s + front_end.busy_s_per_token * int(requests.input_tokens[i])
+            free_s[own] = max(reached, free_s[own]) + busy
+            run.queued_s[i] = free_s[own] + front_end.request_s
+            heapq.heappush(in_front, (run.queued_s[i], routed, i))
             routed += 1
+        while in_front and in_front[0][0] <= now:
+            queued, _, i = heapq.heappop(in_front)
+            if timeout_s is not None and run.sent_s[i] + timeout_s < now:
+                run.outcome[i] = TIMED_OUT
+                continue
+            prompt, output = int(requests.input_tokens[i]), int(requests.output_tokens[i])
+            fleet[run.replica[i]].arrive(Sequence(i, prompt, output, queued))
         for replica in fleet:
             if replica.plan is None:
                 if timeout_s is not None:

@@ -31,12 +31,24 @@ class NaiveReplica:
         self.requests = requests
         self.pool = BlockPool(kv_blocks)
         self.waiting: deque[Sequence] = deque()
+        self.unseen: deque[Sequence] = deque()
+        """Requests that came while a step ran, where the next one was planned before."""
+        self.idle = True
+        self.last_start = self.last_end = 0.0
+        self.handed_out_s = 0.0
         self.running: list[Sequence] = []
         self.plan: Plan | None = None
         self.step_end = math.inf
         self.preempted = 0
         self.batch_steps = 0
         self.last_step: Step | None = None
+
+    def arrive(self, seq: Sequence) -> None:
+        """A request reaches the queue."""
+        if self.idle or not self.limits.async_scheduling:
+            self.waiting.append(seq)
+        else:
+            self.unseen.append(seq)
 
     # --- text of a sequence ----------------------------------------------------------------------
 
@@ -283,11 +295,20 @@ class NaiveReplica:
     def begin(self, now: float) -> None:
         """Start the next step if there is one."""
         if self.last_step is not None:
-            self.last_step.waiting = len(self.waiting)
+            self.last_step.waiting = len(self.waiting) + len(self.unseen)
             self.last_step = None
-        self.plan = plan = self.schedule(now)
+        while self.unseen and self.unseen[0].queued_s <= self.last_start:
+            self.waiting.append(self.unseen.popleft())
+        plan = self.schedule(now)
+        if plan is None and self.unseen:
+            self.waiting.extend(self.unseen)
+            self.unseen.clear()
+            plan = self.schedule(now)
+        self.plan = plan
+        self.idle = plan is None
         if plan is None:
             return
+        self.last_start = now
         if plan.chunks:
             duration = self.cost.step(
                 plan.decode, plan.context, plan.local_context, plan.chunks, plan.sampled
@@ -318,13 +339,16 @@ class NaiveReplica:
         )
         self.run.steps.append(self.last_step)
 
-    def complete(self, response_s: float) -> list[Sequence]:
+    def complete(self, each_s: float, response_s: float) -> list[Sequence]:
         """End the step; returns the sequences that got their last token."""
         assert self.plan is not None
         plan, self.plan = self.plan, None
-        token_s = self.step_end + response_s
-        self.step_end = math.inf
-        if self.limits.policy.kind in ("static", "dynamic"):
+        batch = self.limits.policy.kind in ("static", "dynamic")
+        tokens = sum(seq.generated < seq.output for seq in self.running) if batch else plan.sampled
+        self.handed_out_s = max(self.handed_out_s, self.step_end) + each_s * tokens
+        token_s = self.handed_out_s + response_s
+        self.last_end, self.step_end = self.step_end, math.inf
+        if batch:
             return self.complete_batch(token_s)
         finished: list[Sequence] = []
         for seq, new in plan.work:
@@ -353,6 +377,7 @@ class NaiveReplica:
         seq.generated += 1
         seq.decoding = True
         self.run.token_s[seq.index].append(token_s)
+        self.run.made_s[seq.index].append(self.last_end)
 
     def remove(self, seq: Sequence) -> None:
         self.running.remove(seq)
@@ -369,3 +394,6 @@ class NaiveReplica:
         for seq in [seq for seq in self.waiting if self.run.sent_s[seq.index] + timeout_s <= now]:
             self.run.outcome[seq.index] = TIMED_OUT
             self.waiting.remove(seq)
+        for seq in [seq for seq in self.unseen if self.run.sent_s[seq.index] + timeout_s <= now]:
+            self.run.outcome[seq.index] = TIMED_OUT
+            self.unseen.remove(seq)

@@ -96,6 +96,8 @@ class OracleRun:
     outcome: list[int]
     token_s: list[list[float]]
     """When each token reached the client."""
+    made_s: list[list[float]]
+    """When the step that made it ended."""
     steps: list[Step]
     held_blocks: list[int]
     """Blocks still held at the end, by replica."""
@@ -108,7 +110,7 @@ class OracleRun:
 
     def gaps(self) -> Iterator[float]:
         """Every inter-token gap."""
-        for times in self.token_s:
+        for times in self.made_s:
             for i in range(1, len(times)):
                 yield times[i] - times[i - 1]
 

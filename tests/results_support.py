@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from simulator.deployment import ResolvedDeployment
+from simulator.engines.profile import FrontEnd
 from simulator.resolve import resolve
 from simulator.results import Result
 from simulator.results.record import Gaps, RunRecord, StepTable, StepWork
@@ -67,10 +68,9 @@ def scenario(**changes: Any) -> Scenario:
 def deployment(**changes: Any) -> ResolvedDeployment:
     """Its front end takes RESPONSE_S on the way back and nothing else."""
     resolved = resolve(scenario(**changes)).deployment
-    front_end = resolved.engine.front_end.model_copy(
-        update={"request_ms": 0.0, "request_us_per_token": 0.0, "response_ms": 1e3 * RESPONSE_S}
-    )
-    engine = resolved.engine.model_copy(update={"front_end": front_end})
+    front_end = FrontEnd(request_ms=0.0, response_ms=1e3 * RESPONSE_S)
+    overheads = resolved.engine.overheads[-1].model_copy(update={"front_end": front_end})
+    engine = resolved.engine.model_copy(update={"overheads": (overheads,)})
     return replace(resolved, engine=engine)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -10,7 +10,15 @@ from simulator.costs.model import StepCostModel
 from simulator.costs.operators import Demand, Operator, Shape
 from simulator.costs.protocol import Chunk
 from simulator.deployment import Limits, ResolvedPrecision
-from simulator.engines.profile import CudaGraphs, EngineProfile, FrontEnd, HostOverhead, MemoryRule
+from simulator.engines.profile import (
+    CudaGraphs,
+    EngineProfile,
+    FrontEnd,
+    HostOverhead,
+    Launches,
+    MemoryRule,
+    Overheads,
+)
 from simulator.hardware.profile import HardwareProfile
 from simulator.models.spec import (
     DenseMlp,
@@ -107,8 +115,8 @@ def device(
 
 
 _FACTS = (
-    "policy", "max_num_seqs", "max_num_batched_tokens", "block_size", "prefix_caching",
-    "hybrid_kv", "memory", "host", "front_end", "cuda_graphs",
+    "policy", "async_scheduling", "max_num_seqs", "max_num_batched_tokens", "block_size",
+    "prefix_caching", "hybrid_kv", "memory", "cuda_graphs",
 )  # fmt: skip
 
 
@@ -126,14 +134,17 @@ def engine(
     launch_us: float = 0.0,
     launches_per_layer: int = 1,
     piecewise: bool = False,
+    piece_us: float = 0.0,
+    token_us: float = 0.0,
+    async_scheduling: bool = False,
 ) -> EngineProfile:
     """An engine without overheads and graphs, unless asked for."""
     return EngineProfile(
         name="round-engine",
         title="Round Engine",
         version="1",
-        fitted=False,
         policy=ContinuousPolicy(),
+        async_scheduling=async_scheduling,
         max_num_seqs=64,
         max_num_batched_tokens=2048,
         block_size=16,
@@ -142,13 +153,19 @@ def engine(
         memory=MemoryRule.model_validate(
             {"rule": rule, "fraction": fraction, "reserved_gib": reserved_gib}
         ),
-        host=HostOverhead(
-            step_ms=step_ms, per_seq_us=per_seq_us, per_token_us=per_token_us, overlap=overlap
-        ),
-        front_end=FrontEnd(request_ms=0.0, response_ms=0.0),
-        cuda_graphs=CudaGraphs(
-            enabled=bool(sizes), sizes=sizes, launch_us=launch_us,
-            launches_per_layer=launches_per_layer, piecewise=piecewise,
+        cuda_graphs=CudaGraphs(enabled=bool(sizes), sizes=sizes, piecewise=piecewise),
+        overheads=(
+            Overheads(
+                host=HostOverhead(
+                    step_ms=step_ms,
+                    per_seq_us=per_seq_us,
+                    per_token_us=per_token_us,
+                    overlap=overlap,
+                ),
+                launches=Launches(layer_us=launch_us * launches_per_layer, piece_us=piece_us),
+                front_end=FrontEnd(request_ms=0.0, token_us=token_us, response_ms=0.0),
+                source="made up for tests",
+            ),
         ),
         sources=dict.fromkeys(_FACTS, "made up for tests"),
     )  # fmt: skip
@@ -161,7 +178,8 @@ def limits(
     budget: int = 2048,
     block_size: int = 16,
     prefix_caching: bool = False,
-    cuda_graphs: bool = True,
+    cuda_graphs: bool | Literal["decode_only", "piecewise"] = True,
+    async_scheduling: bool = False,
     max_model_len: int = 1_000_000,
 ) -> Limits:
     return Limits(
@@ -172,6 +190,7 @@ def limits(
         block_size=block_size,
         prefix_caching=prefix_caching,
         cuda_graphs=cuda_graphs,
+        async_scheduling=async_scheduling,
     )
 
 
@@ -228,7 +247,7 @@ def cost_model(
         profile or engine(),
         numbers or precision(),
         tp,
-        limit or limits(),
+        limit or limits(async_scheduling=True),
     )
 
 

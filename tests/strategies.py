@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from simulator.cluster import FrontEndTimes
 from simulator.deployment import Limits
 from simulator.scenario.serving import (
     ContinuousPolicy,
@@ -53,9 +54,7 @@ class Delays(TypedDict, total=False):
     """Constant times between client and engine, seconds."""
 
     network_s: float
-    request_s: float
-    request_s_per_token: float
-    response_s: float
+    front_end: FrontEndTimes
 
 
 @dataclass(frozen=True)
@@ -121,6 +120,7 @@ def make_limits(
     budget: int = 64,
     block_size: int = 3,
     prefix_caching: bool = False,
+    async_scheduling: bool = False,
 ) -> Limits:
     return Limits(
         policy=policy,
@@ -130,6 +130,7 @@ def make_limits(
         block_size=block_size,
         prefix_caching=prefix_caching,
         cuda_graphs=True,
+        async_scheduling=async_scheduling,
     )
 
 
@@ -299,6 +300,7 @@ def engines(
         budget=draw(st.sampled_from(budgets)),
         block_size=block_size,
         prefix_caching=prefix_caching,
+        async_scheduling=draw(st.booleans()),
     )
     barely = max(blocks_needed(req, block_size) for req in reqs)
     spare = draw(st.sampled_from([0, 1, 2, 4, 8, 16, 32, 1000]))
@@ -348,7 +350,8 @@ def cases(
     delays = Delays()
     if draw(st.integers(0, 3)) == 0:
         delay = st.sampled_from([0.0, TICK_S, 100 * TICK_S])
-        delays = Delays(network_s=draw(delay), request_s=draw(delay), response_s=draw(delay))
+        around = FrontEndTimes(*(draw(delay) for _ in FrontEndTimes._fields))
+        delays = Delays(network_s=draw(delay), front_end=around)
     case = Case(
         tuple(reqs), limits, kv_blocks, draw(costs()), users, min(replicas, len(reqs)), delays
     )

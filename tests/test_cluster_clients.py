@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from simulator.cluster import FrontEndTimes
 from simulator.errors import DoesNotFitError
 from simulator.results.record import COMPLETED, REJECTED, TIMED_OUT, UNFINISHED
 from simulator.scenario.serving import (
@@ -53,12 +54,22 @@ def test_a_last_token_before_the_deadline_is_in_time() -> None:
 
 def test_a_token_on_its_way_at_the_deadline_is_late() -> None:
     """Tokens leave the engine at 2.25 … 6.25 and are at the client half a second later."""
-    record = run(requests((0.0, 4, 5)), timeout_s=6.25, response_s=0.25, network_s=0.25)
+    record = run(
+        requests((0.0, 4, 5)),
+        timeout_s=6.25,
+        network_s=0.25,
+        front_end=FrontEndTimes(response_s=0.25),
+    )
     same(record.outcome, [TIMED_OUT])
     same(record.finish_s, [NAN])
     same(record.first_token_s, [2.75])
     same(
-        run(requests((0.0, 4, 5)), timeout_s=6.75, response_s=0.25, network_s=0.25).outcome,
+        run(
+            requests((0.0, 4, 5)),
+            timeout_s=6.75,
+            network_s=0.25,
+            front_end=FrontEndTimes(response_s=0.25),
+        ).outcome,
         [COMPLETED],
     )
 
@@ -171,7 +182,11 @@ def test_users_of_a_closed_loop_think_and_go_on() -> None:
 
 
 def test_thinking_begins_when_the_client_has_the_answer() -> None:
-    record = run(closed_loop(2, 1, think=1.0), network_s=0.5, response_s=0.25, request_s=0.125)
+    record = run(
+        closed_loop(2, 1, think=1.0),
+        network_s=0.5,
+        front_end=FrontEndTimes(request_s=0.125, response_s=0.25),
+    )
     same(record.sent_s, [1.0, 1.0 + 0.5 + 0.125 + 3.0 + 0.75 + 1.0])
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from simulator.cluster import FrontEndTimes
 from simulator.scenario.serving import (
     DynamicPolicy,
     PrefillFirstPolicy,
@@ -24,9 +25,9 @@ def test_front_end_and_network_are_in_the_times_of_the_client() -> None:
     record = run(
         requests((5.0, 10, 3)),
         network_s=0.25,
-        request_s=0.5,
-        request_s_per_token=0.125,
-        response_s=1.0,
+        front_end=FrontEndTimes(
+            request_s=0.25, busy_s=0.25, busy_s_per_token=0.125, response_s=1.0
+        ),
     )
     same(record.sent_s, [5.0])
     same(record.queued_s, [7.0])
@@ -36,13 +37,60 @@ def test_front_end_and_network_are_in_the_times_of_the_client() -> None:
     assert record.end_s == 12.25
 
 
-def test_longer_prompts_may_reach_the_queue_later() -> None:
-    """The second one is sent later and overtakes the first in the front end."""
+def test_the_front_end_takes_one_request_at_a_time() -> None:
+    """Twelve and a half seconds for the first, then one for the second."""
     record = run(
-        requests((0.0, 100, 1), (1.0, 8, 1)), StaticPolicy(batch_size=1), request_s_per_token=0.125
+        requests((0.0, 100, 1), (1.0, 8, 1), (20.0, 8, 1)),
+        StaticPolicy(batch_size=1),
+        front_end=FrontEndTimes(request_s=0.5, busy_s_per_token=0.125),
     )
-    same(record.queued_s, [12.5, 2.0])
-    same(record.start_s, [12.5, 2.0])
+    same(record.queued_s, [13.0, 14.0, 21.5])
+    same(record.start_s, [13.0, 15.0, 21.5])
+
+
+def test_the_tokens_of_a_step_leave_when_all_are_handled() -> None:
+    """Two prompts end at 2, two tokens come at 3 and, the second request being done, one at 4."""
+    record = run(
+        requests((0.0, 4, 3), (0.0, 4, 2)), front_end=FrontEndTimes(token_s=0.25, response_s=1.0)
+    )
+    same(record.first_token_s, [3.5, 3.5])
+    same(record.finish_s, [5.25, 4.5])
+    assert record.end_s == 5.25
+
+
+def test_who_gives_up_in_the_front_end_never_reaches_the_queue() -> None:
+    record = run(
+        requests((0.0, 8, 1), (0.0, 8, 1)),
+        timeout_s=3.5,
+        front_end=FrontEndTimes(busy_s_per_token=0.125),
+    )
+    same(record.finish_s, [3.0, float("nan")])
+    record = run(
+        requests((0.0, 80, 1), (0.0, 8, 1)),
+        timeout_s=4.0,
+        front_end=FrontEndTimes(busy_s_per_token=0.125),
+    )
+    same(record.start_s, [float("nan")] * 2)
+    assert len(record.steps) == 0
+
+
+# --- planning ahead ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("at", "joins"),
+    [(6.5, 8.0), (7.0, 8.0), (7.0 + 2**-30, 9.0), (2.0, 3.0), (1.0, 3.0), (0.0, 0.0), (60.0, 60.0)],
+)
+def test_planned_ahead_an_arrival_waits_a_step_longer(at: float, joins: float) -> None:
+    """Steps end at 2, 3, 4 …, each planned when the one before starts."""
+    record = run(requests((0.0, 4, 50), (at, 4, 1)), async_scheduling=True)
+    assert record.start_s[1] == joins
+
+
+def test_planned_ahead_an_idle_engine_starts_at_once() -> None:
+    """The first ends at 3; the second came at 2.5, when nothing was left to plan ahead for."""
+    record = run(requests((0.0, 4, 2), (2.5, 4, 1)), async_scheduling=True)
+    same(record.start_s, [0.0, 3.0])
 
 
 # --- steps and arrivals --------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulator.cluster import run_cluster
+from simulator.cluster import FrontEndTimes, run_cluster
 from simulator.cluster.routers import ROUTERS, Fleet, Route
 from simulator.results.record import RunRecord
 from simulator.scenario.serving import (
@@ -166,10 +166,11 @@ def run(router: Router, asked: Any, replicas: int = 3, **more: Any) -> RunRecord
 
 
 def test_turns_are_taken_in_the_order_of_arrival_at_the_server() -> None:
-    """The long prompt is sent first and gets through the front end last."""
+    """The long prompt reaches its queue last and has had its turn first."""
     asked = requests((0.0, 100, 1), (0.5, 4, 1), (1.0, 4, 1))
-    record = run(RoundRobinRouter(), asked, request_s_per_token=0.25)
-    assert record.replica.tolist() == [2, 0, 1]
+    record = run(RoundRobinRouter(), asked, front_end=FrontEndTimes(busy_s_per_token=0.25))
+    assert record.replica.tolist() == [0, 1, 2]
+    assert record.queued_s.argmax() == 0
 
 
 def test_load_counts_running_and_queued_requests() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulator.cluster import run_cluster
+from simulator.cluster import FrontEndTimes, run_cluster
 from simulator.results.record import OUTCOMES
 from simulator.scenario.serving import (
     ContinuousPolicy,
@@ -94,9 +94,7 @@ def settings(rng: np.random.Generator) -> dict[str, Any]:
     if rng.random() < 0.6:
         made["timeout_s"] = float(rng.uniform(0.05, 4.0))
     if rng.random() < 0.5:
-        made |= {
-            "network_s": 0.01, "request_s": 0.02, "request_s_per_token": 1e-4, "response_s": 0.005
-        }  # fmt: skip
+        made |= {"network_s": 0.01, "front_end": FrontEndTimes(0.02, 1e-4, 1e-6, 1e-4, 0.005)}
     return made
 
 
@@ -113,14 +111,13 @@ def test_nothing_gets_lost(policy: Policy) -> None:
             budget=int(rng.choice([32, 100, 600])),
             block_size=int(rng.choice([1, 4, 16])),
             prefix_caching=sharing,
+            async_scheduling=seed % 2 == 0,
         )
         longest = int((asked.input_tokens + asked.output_tokens).max())
         blocks = int((longest // limit.block_size + 2) * rng.uniform(0.8, 4))
         cost = COSTS[rng.integers(len(COSTS))]
         record = run_cluster(asked, limit, blocks, cost, seed=seed, **more)
-        check_record(
-            record, limit, delay_s=more.get("network_s", 0.0) + more.get("response_s", 0.0)
-        )
+        check_record(record, limit, delay_s=0.1)
         again = run_cluster(asked, limit, blocks, cost, seed=seed, **more)
         np.testing.assert_array_equal(record.finish_s, again.finish_s)
         np.testing.assert_allclose(
@@ -132,6 +129,6 @@ def test_nothing_gets_lost(policy: Policy) -> None:
     # What the test is about does happen.
     assert min(seen[name] for name in OUTCOMES) > 5
     if policy.kind in ("continuous", "prefill_first"):
-        assert seen["preemptions"] > 20
+        assert seen["preemptions"] > 10
     if policy.kind not in ("static", "dynamic"):
         assert seen["hits"] > 20

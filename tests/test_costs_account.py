@@ -73,7 +73,7 @@ def hosts_share(cost: StepCostModel, profile: EngineProfile, spec: ModelSpec, ta
     eager = np.full(len(table), not graphs.enabled)
     if graphs.enabled:
         eager = (tokens > graphs.sizes[-1]) | ((table.prefill > 0) & (not graphs.piecewise))
-    launches = eager * spec.layers * graphs.launches_per_layer * graphs.launch_us * 1e-6
+    launches = eager * spec.layers * profile.launches.layer_us * 1e-6
     floor = np.maximum(launches, host.overlap * on_host)
     idle = np.maximum(floor * table.steps - device_s, 0.0)
     return np.asarray(idle + (1 - host.overlap) * on_host * table.steps)
@@ -84,7 +84,9 @@ def hosts_share(cost: StepCostModel, profile: EngineProfile, spec: ModelSpec, ta
 def test_operators_and_host_add_up_to_the_clock(spec: ModelSpec, profile: EngineProfile) -> None:
     """Row by row on a run with leaps, mixed steps and preemptions; what the host is said to take
     is what the engine's profile says, not just the rest."""
-    cost = cost_model(spec, profile=profile, limit=limits(seqs=32, budget=1024))
+    cost = cost_model(
+        spec, profile=profile, limit=limits(seqs=32, budget=1024, async_scheduling=True)
+    )
     record = run(cost, kv_blocks=450)
     table = record.steps
     assert record.preemptions.sum() > 5
@@ -103,7 +105,9 @@ def test_operators_and_host_add_up_to_the_clock(spec: ModelSpec, profile: Engine
 @pytest.mark.parametrize("policy", [PrefillFirstPolicy(), StaticPolicy(batch_size=8)], ids=str)
 def test_it_adds_up_under_other_policies(policy: Any) -> None:
     profile = PROFILES["graphs, some host"]
-    cost = cost_model(DENSE, profile=profile, limit=limits(seqs=32, budget=1024), tp=4)
+    cost = cost_model(
+        DENSE, profile=profile, limit=limits(seqs=32, budget=1024, async_scheduling=True), tp=4
+    )
     table = run(cost, policy=policy).steps
     work = cost.account(table)
     device_s = np.sum([s for name, s in work.operator_s.items() if name != "host"], axis=0)
@@ -133,7 +137,9 @@ def test_no_row_beats_the_machine(spec: ModelSpec, tp: int) -> None:
 def test_model_flops_count_neither_padding_nor_recomputation(spec: ModelSpec, tp: int) -> None:
     """Two for each parameter and useful token, and attention, whatever the engine wastes."""
     profile = engine(sizes=(64, 1024), piecewise=True)
-    cost = cost_model(spec, profile=profile, limit=limits(seqs=32, budget=1024), tp=tp)
+    cost = cost_model(
+        spec, profile=profile, limit=limits(seqs=32, budget=1024, async_scheduling=True), tp=tp
+    )
     record = run(cost, kv_blocks=450)
     table = record.steps
     assert table.wasted_tokens.sum() > 1000
@@ -181,7 +187,7 @@ def test_a_leap_is_the_sum_of_its_steps() -> None:
 
 def test_rows_of_a_local_model_hold_the_pairs_of_their_chunks() -> None:
     spec = MODELS["window"]
-    cost = cost_model(spec, limit=limits(seqs=32, budget=1024))
+    cost = cost_model(spec, limit=limits(seqs=32, budget=1024, async_scheduling=True))
     asked = requests((0.0, 3000, 1))
     table = run_cluster(asked, limits(seqs=32, budget=1024), 5000, cost).steps
     assert table.prefill_tokens.tolist() == [1024, 1024, 952]

@@ -53,7 +53,7 @@ def whole_step(
     if in_graph:
         tokens = graphs.sizes[bisect_left(graphs.sizes, tokens)]
     else:
-        launches = spec.layers * graphs.launches_per_layer * graphs.launch_us * 1e-6
+        launches = spec.layers * profile.launches.layer_us * 1e-6
     seconds = total(cost.operators, replace(step, tokens=np.array([float(tokens)])))
     sequences = step.decode[0] + chunks
     on_host = host.step_ms * 1e-3 + 1e-6 * (
@@ -211,7 +211,9 @@ def mixed_shape(
 def test_a_mixed_step_is_the_sum_of_its_operators(
     spec: ModelSpec, profile: EngineProfile, mix: tuple[int, int, int, list[Chunk], int]
 ) -> None:
-    cost = cost_model(spec, profile=profile, limit=limits(seqs=64, budget=2048))
+    cost = cost_model(
+        spec, profile=profile, limit=limits(seqs=64, budget=2048, async_scheduling=True)
+    )
     sequences, context, near, chunks, sampled = mix
     step = mixed_shape(cost, *mix)
     took = cost.step(sequences, context, near, chunks, sampled)

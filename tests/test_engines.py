@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 import simulator.engines.profiles
 from simulator.engines import load_engine, profile_names
 from simulator.errors import UnknownNameError, UserError
+from simulator.resolve import resolve
+from tests.results_support import scenario
 
 FOLDER = Path(simulator.engines.profiles.__file__).parent
 NAMES = profile_names()
@@ -25,9 +28,10 @@ def test_the_engines_people_ask_for_are_there() -> None:
 def test_profile(name: str) -> None:
     engine = load_engine(name)
     assert engine.name == name
-    assert not engine.fitted
-    assert "prior" in engine.sources["host"]
     assert all(len(text) > 10 for text in engine.sources.values())
+    for entry in engine.overheads:
+        assert entry.fit or "prior" in entry.source
+    assert engine.fitted == (engine.overheads[-1].fit is not None)
     if engine.cuda_graphs.enabled:
         assert engine.cuda_graphs.sizes[0] == 1
 
@@ -68,8 +72,8 @@ def test_aliases_and_unknown_names() -> None:
             "memory.rule: must be one of of_total, of_free, static",
         ),
         ("kind: continuous", "kind: continous", "did you mean 'continuous'"),
-        ("  host: ", "  hosts: ", "sources: 'hosts' is none of"),
-        ("  step_ms:", "  step_us:", "unknown key; did you mean 'step_ms' \\(milliseconds\\)"),
+        ('  memory: "', '  memories: "', "sources: 'memories' is none of"),
+        ("step_ms:", "step_us:", "unknown key; did you mean 'step_ms' \\(milliseconds\\)"),
     ],
 )
 def test_mistakes_in_a_file_are_one_sentence(
@@ -82,3 +86,38 @@ def test_mistakes_in_a_file_are_one_sentence(
     with pytest.raises(UserError, match=sentence) as caught:
         load_engine("engine.yaml", tmp_path)
     assert str(caught.value).startswith(f"{path}:")
+
+
+def test_a_release_has_its_own_defaults_and_overheads() -> None:
+    newest = load_engine("vllm")
+    old = newest.at("0.11.2")
+    assert newest.async_scheduling
+    assert not old.async_scheduling
+    assert old.version == "0.11.2"
+    assert newest.at("0.14.0rc1").async_scheduling is False
+    assert newest.at("0.14.0").async_scheduling is True
+    assert newest.at("99").overheads == newest.overheads[-1:]
+    assert old.at("0.11.2") == old
+    with pytest.raises(ValueError, match="must be a release number"):
+        newest.at("nightly")
+
+
+def test_ranges_of_releases_must_rise(tmp_path: Path) -> None:
+    document = load_engine("vllm").model_dump(mode="json")
+    entry = document["overheads"][-1]
+    path = tmp_path / "engine.yaml"
+    for befores, sentence in (
+        (["0.9", "0.10"], "the last entry, and only that, has no 'before'"),
+        ([None, None], "the last entry, and only that, has no 'before'"),
+        (["0.10", "0.9", None], "must rise"),
+        (["0.ten", None], "must be a release number"),
+    ):
+        document["overheads"] = [entry | {"before": before} for before in befores]
+        path.write_text(yaml.safe_dump(document))
+        with pytest.raises(UserError, match=sentence):
+            load_engine(str(path))
+
+
+def test_a_scenario_names_a_release_by_number() -> None:
+    with pytest.raises(UserError, match=r"engine\.version: must be a release number"):
+        resolve(scenario(engine={"version": "latest"}))

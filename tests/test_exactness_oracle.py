@@ -8,6 +8,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from simulator.cluster import FrontEndTimes
 from simulator.costs.protocol import Chunk
 from simulator.results.record import COMPLETED, TIMED_OUT
 from simulator.scenario.serving import (
@@ -80,13 +81,17 @@ def test_delays_between_client_and_engine() -> None:
         Req(7, prompt=3, output=2),
         policy=ContinuousPolicy(),
         network_s=TICK_S,
-        request_s=2 * TICK_S,
-        request_s_per_token=4 * TICK_S,
-        response_s=100 * TICK_S,
+        front_end=FrontEndTimes(
+            request_s=2 * TICK_S,
+            busy_s=TICK_S,
+            busy_s_per_token=4 * TICK_S,
+            token_s=3 * TICK_S,
+            response_s=100 * TICK_S,
+        ),
     )
-    assert ticks(r.queued_s) == [7 + 1 + 2 + 3 * 4]
-    assert ticks(r.start_s) == [22]
-    assert ticks(r.token_s[0]) == [22 + 10 + 101, 22 + 20 + 101]
+    assert ticks(r.queued_s) == [7 + 1 + 1 + 3 * 4 + 2]
+    assert ticks(r.start_s) == [23]
+    assert ticks(r.token_s[0]) == [23 + 10 + 3 + 101, 23 + 20 + 3 + 101]
 
 
 def test_chunks_share_the_budget_with_decodes() -> None:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from simulator.cluster import run_cluster
+from simulator.cluster import FrontEndTimes, run_cluster
 from simulator.engines import profile_names as engine_names
 from simulator.errors import DoesNotFitError, ScenarioError
 from simulator.hardware import load_hardware
@@ -291,7 +291,7 @@ def check_combination(resolved: Resolved, asked: Requests, router: str) -> None:
         replicas=3,
         router=settings.router,
         network_s=0.002,
-        response_s=0.001,
+        front_end=FrontEndTimes(0.001, 0.001, 1e-6, 1e-5, 0.001),
     )
     check_record(record, resolved.deployment.limits, delay_s=0.003)
     assert (record.outcome == COMPLETED).all()

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 from simulator.engines import load_engine
+from simulator.engines.profile import FrontEnd, HostOverhead, Launches
 from simulator.errors import DoesNotFitError
 from simulator.hardware import load_hardware
 from simulator.scenario.scenario import Scenario
@@ -106,6 +107,8 @@ CHANGES: list[tuple[str, Any, Fields]] = [
     ("engine.block_size", 128, {}),
     ("engine.prefix_caching", False, {}),
     ("engine.cuda_graphs", False, {}),
+    ("engine.async_scheduling", False, {}),
+    ("engine.version", "0.11", {}),
     ("engine.memory_fraction", 0.5, {}),
     ("engine.kv_cache_tokens", 1500, {}),
     ("precision.weights", "fp8", {}),
@@ -195,17 +198,21 @@ ENGINE: list[tuple[str, Any, Fields]] = [
     ("memory.rule", "of_free", {}),
     ("memory.fraction", 0.7, {}),
     ("memory.reserved_gib", 9.0, {}),
-    ("host.step_ms", 2.0, {}),
-    ("host.per_seq_us", 90.0, {}),
-    ("host.per_token_us", 3.0, {}),
-    ("host.overlap", 0.0, {}),
-    ("front_end.request_ms", 20.0, {}),
-    ("front_end.request_us_per_token", 40.0, {}),
-    ("front_end.response_ms", 20.0, {}),
+    ("overheads.-1.host.step_ms", 2.1, {}),
+    ("overheads.-1.host.per_seq_us", 90.0, {}),
+    ("overheads.-1.host.per_token_us", 3.0, {}),
+    ("overheads.-1.host.overlap", 0.0, {}),
+    ("overheads.-1.front_end.request_ms", 20.0, {}),
+    ("overheads.-1.front_end.busy_ms", 20.0, {}),
+    ("overheads.-1.front_end.busy_us_per_token", 40.0, {}),
+    ("overheads.-1.front_end.token_us", 400.0, {}),
+    ("overheads.-1.launches.layer_us", 3000.0, EAGER),
+    ("overheads.-1.launches.piece_us", 3000.0, {"engine.cuda_graphs": "piecewise"}),
+    ("async_scheduling", False, {}),
+    ("earlier.0.async_scheduling", True, {"engine.version": "0.11"}),
+    ("overheads.-1.front_end.response_ms", 20.0, {}),
     ("cuda_graphs.enabled", False, {}),
     ("cuda_graphs.sizes", [1, 64], {}),
-    ("cuda_graphs.launch_us", 90.0, EAGER),
-    ("cuda_graphs.launches_per_layer", 90, EAGER),
     ("cuda_graphs.piecewise", False, {}),
 ]
 
@@ -216,7 +223,7 @@ def changed(document: Fields, path: str, value: Any) -> Fields:
     *parents, last = path.split(".")
     place = made
     for parent in parents:
-        place = place[parent]
+        place = place[int(parent) if isinstance(place, list) else parent]
     assert last in place, path
     assert place[last] != value, path
     place[last] = value
@@ -243,9 +250,13 @@ def test_every_field_of_an_engine_matters(
 
 def test_no_field_of_an_engine_is_forgotten_here() -> None:
     told = {path for path, _, _ in ENGINE}
-    words = {"name", "title", "version", "aliases", "fitted", "sources"}
-    small = {path for path in told if path.startswith("small_devices")}
-    assert leaves(type(load_engine("vllm"))) == (told - small) | words | {"small_devices"}
+    words = {"name", "title", "version", "aliases", "sources"}
+    whole = {"small_devices", "overheads", "earlier"}
+    parts = {path for path in told if path.partition(".")[0] in whole}
+    assert leaves(type(load_engine("vllm"))) == (told - parts) | words | whole
+    changed_overheads = {path.removeprefix("overheads.-1.") for path in parts}
+    for name, part in (("host", HostOverhead), ("launches", Launches), ("front_end", FrontEnd)):
+        assert {f"{name}.{field}" for field in part.model_fields} <= changed_overheads
 
 
 # --- hardware profiles ---------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simulator import Scenario, simulate
+from simulator.engines.profile import EngineProfile
 from simulator.errors import UserError
 from simulator.results.result import Result
 
@@ -18,8 +19,10 @@ QUEUEING = "queueing"
 _KEPT = 6
 
 
-def predict(scenario: Scenario, base: Path | None = None) -> Prediction:
-    """Simulates a scenario.
+def predict(
+    scenario: Scenario, base: Path | None = None, engine: EngineProfile | None = None
+) -> Prediction:
+    """Simulates a scenario, with an engine profile instead of the one it names if there is one.
 
     Returns:
         The prediction, or ``{"refused": why}`` where the simulator will not run it.
@@ -28,7 +31,7 @@ def predict(scenario: Scenario, base: Path | None = None) -> Prediction:
         KeyboardInterrupt: Ctrl-C ended the run early.
     """
     try:
-        result = simulate(scenario, base=base)
+        result = simulate(scenario, base=base, engine=engine)
     except UserError as error:
         return {"refused": str(error)}
     if result.record.interrupted:

@@ -12,6 +12,7 @@ from pydantic import Field
 from calibration.validate.formats import Formats, Target, formats
 from calibration.validate.point import Origin, Point, Ratio, Whole
 from simulator import Scenario
+from simulator.engines.profile import release_number
 from simulator.errors import UserError
 from simulator.scenario.base import Model
 from simulator.yamlio import read_model
@@ -44,6 +45,9 @@ class Settings(Model):
     block_size: Whole | None = None
     kv_cache: str | None = None
     prefix_caching: bool | None = None
+    cuda_graphs: bool | Literal["decode_only", "piecewise"] | None = None
+    async_scheduling: bool | None = None
+    version: str | None = Field(None, description="where the row's own is no release number")
 
 
 class Server(Model):
@@ -170,16 +174,28 @@ def _engine(point: Point, found: Target, settings: Settings) -> dict[str, object
         "max_num_batched_tokens": tokens,
         "block_size": settings.block_size,
         "prefix_caching": settings.prefix_caching,
+        "cuda_graphs": settings.cuda_graphs,
+        "async_scheduling": settings.async_scheduling,
+        "version": release_of(point) or settings.version,
     }
     stated = {
         key: getattr(point, key)
         for key in (
             "memory_fraction", "max_num_seqs", "max_num_batched_tokens", "max_model_len",
-            "kv_cache_tokens", "prefix_caching",
+            "kv_cache_tokens", "prefix_caching", "async_scheduling",
         )
     }  # fmt: skip
     merged = known | {key: value for key, value in stated.items() if value is not None}
     return {key: value for key, value in merged.items() if value is not None}
+
+
+def release_of(point: Point) -> str | None:
+    """The engine's version, if it is a release number."""
+    try:
+        release_number(point.version or "")
+    except ValueError:
+        return None
+    return point.version
 
 
 def _precision(chosen: Formats, settings: Settings) -> dict[str, object]:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
@@ -106,7 +107,7 @@ def validate(
             keys.append((point, key))
             if key not in store.found:
                 jobs.setdefault(key, _Job(key, scenario, point.osl * (point.concurrency or 64)))
-                _write_trace(point, folder)
+                write_trace(point, folder)
         done, total = len(keys) - len(jobs), len(keys)
         for key, prediction in _results(list(jobs.values()), folder, processes):
             store.add(key, prediction)
@@ -164,7 +165,7 @@ def _key(scenario: Scenario, found: Target) -> str:
     return digest.hexdigest()
 
 
-def _write_trace(point: Point, folder: Path) -> None:
+def write_trace(point: Point, folder: Path) -> None:
     """The requests of a replayed point, as a file that its scenario names."""
     if point.trace is None:
         return
@@ -179,21 +180,35 @@ def _write_trace(point: Point, folder: Path) -> None:
 def _results(
     jobs: list[_Job], folder: Path, processes: int | None
 ) -> Iterator[tuple[str, Prediction]]:
-    count = min(processes or min(cores(), len(jobs) // _WORTH_A_PROCESS), len(jobs))
     jobs.sort(key=lambda job: (-job.effort, job.key))  # the longest first, so that none ends last
-    if count <= 1:
-        for job in jobs:
-            yield job.key, predict(job.scenario, folder)
-        return
-    for name in _THREADS:  # before the processes start, which inherit it
-        os.environ.setdefault(name, "1")
-    pool = ProcessPoolExecutor(count, get_context("spawn"), _start)
-    try:
+    with pool_for(len(jobs), processes) as pool:
+        if pool is None:
+            for job in jobs:
+                yield job.key, predict(job.scenario, folder)
+            return
         pending: dict[Future[Prediction], str] = {
             pool.submit(predict, job.scenario, folder): job.key for job in jobs
         }
         for future in as_completed(pending):
             yield pending[future], future.result()
+
+
+@contextmanager
+def pool_for(jobs: int, processes: int | None = None) -> Iterator[ProcessPoolExecutor | None]:
+    """Processes for so many simulations; None if they are not worth any.
+
+    Raises:
+        UserError: a process was ended from outside.
+    """
+    count = min(processes or min(cores(), jobs // _WORTH_A_PROCESS), jobs)
+    if count <= 1:
+        yield None
+        return
+    for name in _THREADS:  # before the processes start, which inherit it
+        os.environ.setdefault(name, "1")
+    pool = ProcessPoolExecutor(count, get_context("spawn"), _start)
+    try:
+        yield pool
     except BrokenProcessPool:
         raise UserError(
             "a process ended in the middle of its work, for lack of memory perhaps",

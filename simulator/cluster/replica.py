@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from math import sqrt
+from math import inf, sqrt
+from typing import NamedTuple
 
 from simpy import Environment, Event
 from simpy.events import EventPriority
@@ -21,6 +23,24 @@ a boundary is seen by it (simpy runs lower numbers first; 1 is normal)."""
 
 _TICK = 1e-9
 """Seconds by which a timer may fire early, because sums of times are rounded."""
+
+
+class FrontEndTimes(NamedTuple):
+    """What a request and its answer take around the engine, seconds.
+
+    A request keeps the front end of its replica busy for ``busy_s + busy_s_per_token`` times its
+    prompt, one request at a time, and reaches the queue ``request_s`` later. Each token of a step
+    keeps it busy for ``token_s``; when all are handled, they leave ``response_s`` later.
+    """
+
+    request_s: float = 0.0
+    busy_s: float = 0.0
+    busy_s_per_token: float = 0.0
+    token_s: float = 0.0
+    response_s: float = 0.0
+
+
+NO_FRONT_END = FrontEndTimes()
 
 
 class Wake(Event):
@@ -55,12 +75,15 @@ class Replica:
         cost: how long they take.
         recorder: where columns go.
         loads: requests queued or running, by number of the replica; it keeps its own entry.
-        response_s: from the end of a step to its tokens at the client.
+        front_end: what lies before the queue.
+        response_s: from the front end to the client.
         window_s: longest wait for a batch to fill.
+        plans_ahead: each step is planned when the one before it starts, so that a request that
+            arrives during a step is not part of the next one.
         ended: called with sequences whose last token came; None if nobody listens.
 
     Attributes:
-        last_s: when its last step ended.
+        last_s: when the tokens of its last step came to their clients.
     """
 
     def __init__(
@@ -72,8 +95,10 @@ class Replica:
         recorder: Recorder,
         loads: list[int],
         *,
+        front_end: FrontEndTimes,
         response_s: float,
         window_s: float,
+        plans_ahead: bool,
         ended: Callable[[list[Sequence]], None] | None,
     ) -> None:
         self.number = number
@@ -83,9 +108,17 @@ class Replica:
         self.recorder = recorder
         self.response_s = response_s
         self.window_s = window_s
+        self.plans_ahead = plans_ahead
         self.ended = ended
         self.loads = loads
         self.last_s = 0.0
+        self.front_end = front_end
+        self._in_front = any(front_end[:3])
+        self._token_s = front_end.token_s
+        self._handed_out_s = 0.0
+        self._front_free_s = 0.0
+        self._coming: deque[tuple[float, Sequence | None]] = deque()
+        self._next = Wake(env, self._on_ready, NORMAL)
         self._plan: Plan | None = None
         self._event: Wake | None = None
         self._start = 0.0
@@ -94,26 +127,63 @@ class Replica:
         self._steps = 1
         self._work = (0, 0, 0, 0)
         self._expired: list[tuple[Sequence, float]] = []
+        # Requests that no plan has seen yet, and when the step that ends now was planned.
+        self._unseen: deque[Sequence] = deque()
+        self._seen_until = inf
         # Where prompts make decoding pause: time of the last token -> sequences it came to.
         self._paused: dict[float, int] = {}
 
     # --- from outside ----------------------------------------------------------------------------
 
-    def submit(self, sequence: Sequence) -> None:
-        """A request reaches the queue now."""
+    def receive(self, sequence: Sequence) -> None:
+        """A request reaches the front end now."""
         self.loads[self.number] += 1
-        index = sequence.index
-        self.recorder.queued_s[index] = sequence.last_token_s = self.env.now
-        self.recorder.replica[index] = self.number
-        self.scheduler.add(sequence)
+        self.recorder.replica[sequence.index] = self.number
+        now = float(self.env.now)
+        if not self._in_front:
+            self.recorder.queued_s[sequence.index] = now
+            self._submit(sequence)
+            return
+        front_end = self.front_end
+        start = self._front_free_s if self._front_free_s > now else now
+        self._front_free_s = start + front_end.busy_s + front_end.busy_s_per_token * sequence.prompt
+        ready = self._front_free_s + front_end.request_s
+        self.recorder.queued_s[sequence.index] = ready
+        self._coming.append((ready, sequence))
+        if len(self._coming) == 1:
+            self._next.after(ready - now)
+
+    def _on_ready(self, _: Event) -> None:
+        """The front end passes on the request that came first, if its client still waits."""
+        sequence = self._coming.popleft()[1]
+        if sequence is not None:
+            self._submit(sequence)
+        if self._coming:
+            delay = self._coming[0][0] - self.env.now
+            self._next.after(delay if delay > 0.0 else 0.0)
+
+    def _submit(self, sequence: Sequence) -> None:
+        """A request reaches the queue now."""
+        sequence.last_token_s = self.recorder.queued_s[sequence.index]
         if self._plan is None:
+            self.scheduler.add(sequence)
             self._wake(0.0)
-        elif self._steps > 1 and not self.scheduler.blocked:
-            self._cut()
+            return
+        if self.plans_ahead:
+            self._unseen.append(sequence)
+        else:
+            self.scheduler.add(sequence)
+        if self._steps > 1 and not self.scheduler.blocked:
+            self._cut(1 if self.plans_ahead else 0)
 
     def expire(self, sequence: Sequence, deadline: float) -> None:
         """The client gives up at ``deadline``, now: the sequence leaves at the next step boundary
-        unless its last token has reached the client by then."""
+        unless its last token has reached the client by then; from the front end at once."""
+        for i, (ready, other) in enumerate(self._coming):
+            if other is sequence:
+                self._coming[i] = (ready, None)
+                self.loads[self.number] -= 1
+                return
         self._expired.append((sequence, deadline))
         if self._plan is None:
             self._wake(0.0)
@@ -127,8 +197,8 @@ class Replica:
             event = self._event = Wake(self.env, self._on_event)
         event.after(delay)
 
-    def _cut(self) -> None:
-        """Ends the current run of equal steps with the step that is under way."""
+    def _cut(self, later: int = 0) -> None:
+        """Ends the current run of equal steps with the step that is under way, or ``later``."""
         first, slope = self._first, self._slope
         now, start = self.env.now, self._start
         passed = now - start
@@ -140,6 +210,7 @@ class Replica:
         steps = max(1, steps - 1)
         while steps < self._steps and start + self._span(steps) < now:
             steps += 1
+        steps += later
         if steps < self._steps:
             self._steps = steps
             self._wake(start + self._span(steps) - now)
@@ -154,18 +225,36 @@ class Replica:
             return
         now = self.env.now
         if self._plan is not None:
+            if self.plans_ahead:
+                self._seen_until = self._start + self._span(self._steps - 1)
             self._finish(self._plan, now)
         if self._expired:
             self._drop_expired()
         self._begin(now)
 
-    def _begin(self, now: float) -> None:
+    def _schedule(self, now: float) -> Plan | None:
         scheduler = self.scheduler
         window_over = True
         if self.window_s and scheduler.waiting:
             oldest = self.recorder.queued_s[scheduler.waiting[0].index]
             window_over = now + _TICK >= oldest + self.window_s
-        plan = scheduler.schedule(window_over=window_over)
+        return scheduler.schedule(window_over=window_over)
+
+    def _queue_seen(self, until: float) -> None:
+        """Queues the requests that arrived by ``until``."""
+        unseen, queued_s = self._unseen, self.recorder.queued_s
+        while unseen and queued_s[unseen[0].index] <= until:
+            self.scheduler.add(unseen.popleft())
+
+    def _begin(self, now: float) -> None:
+        scheduler = self.scheduler
+        if self._unseen:
+            self._queue_seen(self._seen_until)
+        plan = self._schedule(now)
+        if plan is None and self._unseen:
+            # Nothing to plan ahead for: an idle engine looks at its queue at once.
+            self._queue_seen(inf)
+            plan = self._schedule(now)
         self._plan = plan
         if plan is None:
             if scheduler.waiting:
@@ -199,7 +288,7 @@ class Replica:
             plan.decode, plan.context, plan.local_context, plan.local_growth
         )
         steps = plan.steps if plan.steps < most else most
-        if steps == 1 or self._paused:
+        if steps == 1 or self._paused or (self._unseen and not scheduler.blocked):
             self._steps = 1
             self._wake(self._first)
         else:
@@ -225,9 +314,10 @@ class Replica:
         scheduler = self.scheduler
         recorder = self.recorder
         steps = self._steps
-        self.last_s = now
+        at = self._hand_out(plan, now) if self._token_s else now
+        self.last_s = at = at + self.response_s
         self._steps = 1  # what arrives from now on has nothing left to cut
-        waiting = len(scheduler.waiting)
+        waiting = len(scheduler.waiting) + len(self._unseen)
         paused_before = scheduler.decoding_count if scheduler.pauses_decoding else 0
         ended = scheduler.complete(plan, steps)
         decode = plan.decode
@@ -235,7 +325,7 @@ class Replica:
         tokens = read = pairs = local = 0
         if plan.chunks:
             tokens, read, pairs, local = self._work
-            first_tokens = self._tokens_of_prompts(plan, now)
+            first_tokens = self._tokens_of_prompts(plan, now, at)
             if paused_before and not decode:
                 self._pause(plan, paused_before, now)
         gap_tokens = plan.emitting
@@ -255,7 +345,6 @@ class Replica:
         if len(rows) >= FLUSH_AT:
             recorder.flush()
         if ended:
-            at = now + self.response_s
             self.loads[self.number] -= len(ended)
             finish_s = recorder.finish_s
             for sequence in ended:
@@ -265,11 +354,20 @@ class Replica:
             if self.ended is not None:
                 self.ended(ended)
 
-    def _tokens_of_prompts(self, plan: Plan, now: float) -> int:
-        """Records the tokens that the ends of prompts gave; returns how many were first ones."""
+    def _hand_out(self, plan: Plan, now: float) -> float:
+        """When the front end has handled the tokens of the steps that end now. It handles those of
+        one step after the other; of steps that grow evenly, the first or the last holds it up."""
+        batch_s = self._token_s * (plan.emitting + plan.ending)
+        steps = self._steps
+        waited = max(self._handed_out_s, self._start + self._first) + steps * batch_s
+        self._handed_out_s = max(waited, now + batch_s)
+        return self._handed_out_s
+
+    def _tokens_of_prompts(self, plan: Plan, now: float, at: float) -> int:
+        """Records the tokens that the ends of prompts gave, which come to their clients at ``at``;
+        returns how many were first ones."""
         recorder = self.recorder
         first_tokens = 0
-        at = now + self.response_s
         first_token_s = recorder.first_token_s
         for sequence in plan.prefill[: plan.ending]:
             index = sequence.index
@@ -306,6 +404,13 @@ class Replica:
             del self._paused[last]
         return last
 
+    def _drop(self, sequence: Sequence) -> None:
+        """Takes out a sequence, wherever it waits or runs."""
+        if sequence in self._unseen:
+            self._unseen.remove(sequence)
+        else:
+            self.scheduler.drop(sequence)
+
     def _drop_expired(self) -> None:
         recorder = self.recorder
         for sequence, deadline in self._expired:
@@ -317,7 +422,7 @@ class Replica:
             else:
                 if self._paused and sequence.finish_at >= 0:
                     self._leave_pause(sequence)
-                self.scheduler.drop(sequence)
+                self._drop(sequence)
                 self.loads[self.number] -= 1
             recorder.generated[index] = sequence.generated
             recorder.preemptions[index] = sequence.preemptions

@@ -14,7 +14,14 @@ from simpy import Environment, Event
 
 from simulator.cluster.feasible import check_requests
 from simulator.cluster.recorder import Recorder
-from simulator.cluster.replica import LAST, NORMAL, Replica, Wake
+from simulator.cluster.replica import (
+    LAST,
+    NO_FRONT_END,
+    NORMAL,
+    FrontEndTimes,
+    Replica,
+    Wake,
+)
 from simulator.cluster.routers import ROUTERS, Fleet
 from simulator.costs.protocol import StepCost
 from simulator.deployment import Limits
@@ -43,9 +50,7 @@ def run_cluster(
     seed: int = 0,
     timeout_s: float | None = None,
     network_s: float = 0.0,
-    request_s: float = 0.0,
-    request_s_per_token: float = 0.0,
-    response_s: float = 0.0,
+    front_end: FrontEndTimes = NO_FRONT_END,
     oversized: str = "error",
     progress: Progress | None = None,
 ) -> RunRecord:
@@ -62,8 +67,7 @@ def run_cluster(
         seed: of the router's random numbers.
         timeout_s: a client gives up this long after sending.
         network_s: one-way delay between client and server.
-        request_s, request_s_per_token: front end, before the request reaches the queue.
-        response_s: from the end of a step to the token leaving the server.
+        front_end: what lies between the network and the queue of every replica.
         oversized: ``error`` or ``reject``: what becomes of a request that can never fit.
         progress: see ``Progress``.
 
@@ -81,8 +85,7 @@ def run_cluster(
     cluster = _Cluster(
         requests, limits, layout, cost, rejected,
         replicas=replicas, router=router, seed=seed, timeout_s=timeout_s,
-        before_s=network_s + request_s, before_s_per_token=request_s_per_token,
-        response_s=response_s + network_s, progress=progress,
+        network_s=network_s, front_end=front_end, progress=progress,
     )  # fmt: skip
     return cluster.run()
 
@@ -102,9 +105,8 @@ class _Cluster:
         router: Router,
         seed: int,
         timeout_s: float | None,
-        before_s: float,
-        before_s_per_token: float,
-        response_s: float,
+        network_s: float,
+        front_end: FrontEndTimes,
         progress: Progress | None,
     ) -> None:
         self.env = Environment()
@@ -113,8 +115,7 @@ class _Cluster:
         self.limits = limits
         self.layout = layout
         self.timeout_s = timeout_s
-        self.before_s = before_s
-        self.before_s_per_token = before_s_per_token
+        self.network_s = network_s
         self.progress = progress
         self.ended_count = 0
         self._last_s = 0.0
@@ -123,12 +124,15 @@ class _Cluster:
         self._dependents = None if requests.open_loop else _Dependents(requests)
         listening = bool(self._dependents or progress or timeout_s)
         loads = [0] * replicas
+        response_s = front_end.response_s + network_s
         self.replicas = [
             Replica(
                 number, self.env,
                 make_scheduler(limits, layout, cost.local_span, cost.local_is_chunked),
                 cost, self.recorder, loads,
-                response_s=response_s, window_s=window_s, ended=self._ended if listening else None,
+                front_end=front_end, response_s=response_s, window_s=window_s,
+                plans_ahead=limits.async_scheduling,
+                ended=self._ended if listening else None,
             )
             for number in range(replicas)
         ]  # fmt: skip
@@ -147,39 +151,34 @@ class _Cluster:
         requests = self.requests
         roots = np.flatnonzero((requests.parent == ROOT) & (requests.pool == OPEN_LOOP))
         sent = requests.arrival_s[roots]
-        ready = sent + self._before(requests.input_tokens[roots])
-        order = np.argsort(ready, kind="stable")
-        indices = roots[order].tolist()
-        self._feed(iter(zip(indices, sent[order].tolist(), ready[order].tolist(), strict=True)))
+        order = np.argsort(sent, kind="stable")
+        self._feed(iter(zip(roots[order].tolist(), sent[order].tolist(), strict=True)))
 
-    def _before(self, prompt: np.ndarray) -> np.ndarray:
-        return self.before_s + self.before_s_per_token * prompt
-
-    def _feed(self, queue: Iterator[tuple[int, float, float]]) -> None:
+    def _feed(self, queue: Iterator[tuple[int, float]]) -> None:
         """Delivers requests one by one; only the next one is on the clock's agenda."""
         env = self.env
         deliver = self._deliver
+        network_s = self.network_s
         first = next(queue, None)
         if first is None:
             return
-        index, sent, ready = first
+        index, sent = first
 
         def arrive(_: Event) -> None:
             nonlocal index, sent
             deliver(index, sent)
-            for index, sent, ready in queue:  # noqa: B007 - takes one
-                delay = ready - env.now
+            for index, sent in queue:  # noqa: B007 - takes one
+                delay = sent + network_s - env.now
                 event.after(delay if delay > 0.0 else 0.0)
                 return
 
         event = Wake(env, arrive, NORMAL)
-        event.after(ready)
+        event.after(sent + network_s)
 
     def _send_later(self, index: int, sent: float, *, at_boundary: bool = False) -> None:
         """Sends a request that waited for another one; ``at_boundary``: a step has just ended, and
         what arrives at that very moment is still in time for the plan of the next one."""
-        ready = sent + self.before_s + self.before_s_per_token * self._prompt[index]
-        delay = ready - self.env.now
+        delay = sent + self.network_s - self.env.now
         if at_boundary and delay <= 0.0:
             self._deliver(index, sent)
             return
@@ -199,7 +198,7 @@ class _Cluster:
         else:
             sequence = Sequence(index, self._prompt[index], self._output[index])
         replica = self._choose(sequence)
-        replica.submit(sequence)
+        replica.receive(sequence)
         if self.timeout_s is not None:
             self._watch(sequence, replica, sent + self.timeout_s)
 
@@ -288,7 +287,7 @@ class _Cluster:
         if not interrupted:
             for replica in self.replicas:
                 replica.scheduler.check_integrity()
-        last = max(self._last_s, *(replica.last_s + self._response_s for replica in self.replicas))
+        last = max(self._last_s, *(replica.last_s for replica in self.replicas))
         return self.recorder.record(
             replicas=len(self.replicas),
             kv_blocks=self.layout.blocks,

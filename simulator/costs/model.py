@@ -94,11 +94,14 @@ class StepCostModel:
         self._host_step = host.step_ms * 1e-3
         self._host_seq = host.per_seq_us * 1e-6
         self._host_token = host.per_token_us * 1e-6
-        self._overlap = host.overlap
+        self._overlap = host.overlap if limits.async_scheduling else 0.0
         graphs = engine.cuda_graphs
         self._graph_sizes = graphs.sizes if limits.cuda_graphs else ()
-        self._mixed_graphs = graphs.piecewise
-        self._launch_s = spec.layers * graphs.launches_per_layer * graphs.launch_us * 1e-6
+        self._mixed_graphs = graphs.piecewise and limits.cuda_graphs != "decode_only"
+        self._whole_graphs = limits.cuda_graphs != "piecewise"
+        self._launch_s = spec.layers * engine.launches.layer_us * 1e-6
+        self._piece_s = spec.layers * engine.launches.piece_us * 1e-6
+        self._emit_s = engine.front_end.token_us * 1e-6
         self._decode_ops = [op for op in self.operators if isinstance(op, DecodeAttention)]
         self._prefill_ops = [op for op in self.operators if isinstance(op, PrefillAttention)]
         self._token_ops = [op for op in self.operators if _per_token(op) and not _sampled(op)]
@@ -179,8 +182,8 @@ class StepCostModel:
         seqs = sequences + len(chunks)
         on_host = self._host_step + self._host_seq * seqs + self._host_token * total
         hidden = self._overlap * on_host
-        if hidden > floor:
-            floor = hidden
+        emit = self._emit_s * sampled
+        floor = max(floor, hidden, emit)
         return (device if device > floor else floor) + on_host - hidden
 
     def _attend(self, chunks: Sequence[Chunk]) -> float:
@@ -215,7 +218,8 @@ class StepCostModel:
         """Tokens with padding to the next graph's size, and the least time the launches take."""
         sizes = self._graph_sizes
         if sizes and tokens <= sizes[-1] and (self._mixed_graphs or not mixed):
-            return sizes[bisect_left(sizes, tokens)], 0.0
+            in_pieces = mixed or not self._whole_graphs
+            return sizes[bisect_left(sizes, tokens)], self._piece_s if in_pieces else 0.0
         return tokens, self._launch_s
 
     def _batch(self, sequences: int) -> _Batch:
@@ -228,7 +232,7 @@ class StepCostModel:
         batch = self._batches[sequences] = _Batch(
             fixed=self._tokens_s[padded] + self._sampled_s[sequences],
             host=(1.0 - self._overlap) * on_host,
-            floor=max(floor, self._overlap * on_host),
+            floor=max(floor, self._overlap * on_host, self._emit_s * sequences),
             full=self._full.bends(sequences) if self._full else None,
             local=self._local.bends(sequences) if self._local else None,
         )

@@ -88,6 +88,9 @@ class EngineChoice(Model):
     """An engine profile by name or file, and what is set differently from its defaults."""
 
     profile: str = Field("vllm", description="an engine profile's name or file")
+    version: Annotated[str, Field(max_length=40)] | None = Field(
+        None, description="release whose defaults and overheads hold; default: the profile's"
+    )
     policy: Policy | None = Field(None, description="how steps are made up; default: the engine's")
     max_num_seqs: Count | None = Field(None, description="most requests running at once, a replica")
     max_num_batched_tokens: Tokens | None = Field(None, description="token budget of one step")
@@ -98,8 +101,15 @@ class EngineChoice(Model):
     prefix_caching: bool | None = Field(
         None, description="whether KV blocks of equal prompt beginnings are shared and kept"
     )
-    cuda_graphs: bool | None = Field(
-        None, description="whether decode steps replay recorded kernel launches"
+    cuda_graphs: bool | Literal["decode_only", "piecewise"] | None = Field(
+        None,
+        description="whether steps replay recorded kernel launches; decode_only: those without "
+        "prompts; piecewise: all, but without attention",
+    )
+    async_scheduling: bool | None = Field(
+        None,
+        description="whether a step is planned while the one before it runs; what arrives then "
+        "waits a step longer",
     )
     memory_fraction: PositiveFraction | None = Field(
         None, description="share of device memory, with the meaning the engine gives it"
