@@ -56,7 +56,7 @@ def test_no_form_beats_the_roofline(name: str) -> None:
         computed, _, stored = key.removeprefix("block-").partition("-")
         peak = profile.peak_flops_per_s(computed)
         for grouped in (False, True):
-            form = e.matmul_for(stored or computed, computed, grouped=grouped)
+            form = (e.experts_for if grouped else e.matmul_for)(stored or computed, computed)
             for moved, flops in ((1e3, 1e6), (1e9, 1e6), (1e9, 1e15)):
                 for factor in (1.0, 0.01):
                     assert form.seconds(moved, flops, 0.0, bandwidth, peak, factor) >= max(
@@ -106,7 +106,7 @@ def test_formats_without_an_entry_fall_back() -> None:
     e = load_hardware("h100").efficiency
     assert e.matmul_for("fp16", "fp16") is e.matmul["bf16"]
     assert e.matmul_for("int8", "int8") is e.matmul["bf16"]
-    assert e.matmul_for("int4", "bf16", grouped=True) is e.grouped_matmul["bf16-int4"]
+    assert e.experts_for("int4", "bf16") is e.grouped_matmul["bf16-int4"]
     assert e.matmul_for("int4", "bf16") is e.matmul["bf16"]
     assert e.decode_for("fp8", latent=True) is e.decode_attention["latent-fp8"]
     assert load_hardware("a100").efficiency.decode_for("fp8").bandwidth > 0

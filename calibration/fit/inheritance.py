@@ -197,7 +197,7 @@ def _without_corrections(block: dict[str, Any]) -> None:
 
 
 def _kept(label: str, block: dict[str, Any]) -> bool:
-    family, _, key = label.partition(" ")
+    family, _, key = label.removesuffix(" skewed").partition(" ")
     return key in block[family] if key else family in block
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from calibration.fit import attention, collectives, products
+from calibration.fit import attention, collectives, experts, products
 from calibration.fit.elementwise import fit_elementwise
 from calibration.fit.inheritance import INHERITED, inherited_block
 from calibration.fit.solve import FOLDS, Fit, solve
@@ -111,17 +111,21 @@ def _fit(
     """Coefficients by family and number format, and the fits by their labels."""
     block: dict[str, Any] = {}
     fits: dict[str, Fit] = {}
-    for families in (products, attention, collectives):
+    for families in (products, experts, attention, collectives):
         for sample in families.samples(tables):
             if engine and len(set(sample.groups)) < FOLDS:
                 continue  # a shape or two: the base, from more of them, is the better guess
-            fit = solve(sample)
+            shapes = len(set(sample.groups))
+            fit = fits[sample.label] = solve(sample)
+            say(Line(engine, sample.label, len(sample.measured), shapes, fit))
+            if isinstance(sample, experts.ExpertsSample) and sample.skewed:
+                label, rows = f"{sample.label} skewed", sum(len(x.rows) for x in sample.skewed)
+                fit = fits[label] = sample.solve_tiling(fit.coefficients)
+                say(Line(engine, label, rows, shapes, fit))
             if sample.key:
                 block.setdefault(sample.family, {})[sample.key] = fit.coefficients
             else:
                 block[sample.family] = fit.coefficients
-            fits[sample.label] = fit
-            say(Line(engine, sample.label, len(sample.measured), len(set(sample.groups)), fit))
     return block, fits
 
 
@@ -206,9 +210,11 @@ def _laid_out(value: Any) -> Any:
     """Grids as tables of text, lists of numbers on one line."""
     if isinstance(value, dict):
         laid = {key: _laid_out(item) for key, item in value.items()}
-        if "percent" in value and "axes" in value and not isinstance(value["percent"], str):
+        if "percent" in value and "axes" in value:
             columns = len(list(value["axes"].values())[-1])
-            laid["percent"] = _table(value["percent"], columns)
+            percent = value["percent"]
+            inherited = isinstance(percent, str)
+            laid["percent"] = _Text(percent) if inherited else _table(percent, columns)
         return laid
     if isinstance(value, list | tuple):
         plain = all(isinstance(item, int | float) for item in value)

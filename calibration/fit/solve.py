@@ -111,8 +111,7 @@ def solve(sample: Sample) -> Fit:
     fitted = np.log(sample.measured / predict(sample, whole))
     if not len(errors):
         errors = fitted
-    low, middle, high = (round(float(q), 4) for q in np.quantile(errors, (0.1, 0.5, 0.9)))
-    return Fit(whole, _median(fitted), _median(errors), (low, middle, high))
+    return Fit(whole, median_error(fitted), median_error(errors), quantiles(errors))
 
 
 def predict(sample: Sample, coefficients: dict[str, Any]) -> Floats:
@@ -125,8 +124,15 @@ def predict(sample: Sample, coefficients: dict[str, Any]) -> Floats:
     return seconds
 
 
-def _median(logs: Floats) -> float:
+def median_error(logs: Floats) -> float:
+    """Median of abs(predicted / measured - 1), from logarithms of measured over predicted."""
     return float(np.median(np.abs(np.expm1(-logs))))
+
+
+def quantiles(logs: Floats) -> tuple[float, float, float]:
+    """The 10, 50 and 90% quantiles."""
+    low, middle, high = (round(float(q), 4) for q in np.quantile(logs, (0.1, 0.5, 0.9)))
+    return low, middle, high
 
 
 def _coefficients(sample: Sample, start: dict[str, float]) -> dict[str, Any]:

@@ -224,8 +224,9 @@ class OperatorBuilder:
             matrices=3 if mlp.gated else 2,
             weight_bytes=element_bytes(weights, self._group(weights)),
             input_bytes=element_bytes(activations),
-            efficiency=self.efficiency.matmul_for(
-                weights, activations, grouped=True, blocks=self._in_blocks(weights)
+            skew=mlp.skew,
+            efficiency=self.efficiency.experts_for(
+                weights, activations, blocks=self._in_blocks(weights)
             ),
             device=self.device,
             peak=self.hardware.peak_flops_per_s(activations),

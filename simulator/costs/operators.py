@@ -6,12 +6,19 @@ moves. The efficiency forms (simulator.hardware.forms) turn that into seconds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from simulator.hardware.forms import CollectiveEfficiency, ElementwiseEfficiency, MatmulEfficiency
+from simulator.costs import routing
+from simulator.hardware.forms import (
+    CollectiveEfficiency,
+    ElementwiseEfficiency,
+    ExpertsEfficiency,
+    MatmulEfficiency,
+)
 from simulator.workload.requests import Floats
 
 
@@ -106,11 +113,8 @@ class Matmul:
 @dataclass(frozen=True, slots=True)
 class Experts:
     """Routed experts of ``count`` layers: each token takes ``top_k`` of ``experts``, each expert
-    has ``matrices`` of ``width`` × ``hidden``.
-
-    With balanced routing T tokens reach E·(1 − (1 − k/E)^T) different experts, whose weights are
-    read once; expected number of occupied bins when each token draws k of E.
-    """
+    has ``matrices`` of ``width`` × ``hidden``. ``skew``: how many times as many tokens the most
+    popular expert gets as the least (simulator.costs.routing)."""
 
     name: str
     count: int
@@ -121,33 +125,57 @@ class Experts:
     matrices: int
     weight_bytes: float
     input_bytes: float
-    efficiency: MatmulEfficiency
+    skew: float
+    efficiency: ExpertsEfficiency
     device: Device
     peak: float
 
     def demand(self, shape: Shape) -> Demand:
         """Time and work for each step."""
-        m = shape.tokens
-        some = present(m)
-        routed = m * self.top_k
-        flops = 2.0 * routed * self.hidden * self.width * self.matrices
-        weights = self.hidden * self.width * self.matrices * self.weight_bytes
-        distinct = self.experts * (1.0 - (1.0 - self.top_k / self.experts) ** m)
-        up = self.matrices - 1
-        activations = m * self.hidden * self.input_bytes + routed * self.hidden * 2.0
-        activations = activations + routed * self.width * (2.0 * up + self.input_bytes)
+        # Each number of tokens once: a run has many steps and few sizes.
+        tokens, place = np.unique(shape.tokens, return_inverse=True)
+        some = present(tokens)
+        tokens = np.maximum(tokens, 1.0)
+        load = routing.loads(tokens, self.experts, self.top_k, np.full(len(tokens), self.skew))
+        reached = routing.drawn(load, tokens)
+        moved, flops = self._work(tokens, self.experts * reached.mean(axis=1))
+        seconds = routing.seconds(self._balanced(), load, reached, self.efficiency.tiling)
+        seconds = np.maximum(seconds, np.maximum(moved / self.device.bandwidth, flops / self.peak))
+        moved, flops, seconds = ((some * values)[place] for values in (moved, flops, seconds))
+        return scaled(
+            self.count, seconds, flops, moved, 0.0 * flops,
+            compute=flops / (self.efficiency.compute * self.peak),
+            memory=moved / (self.efficiency.bandwidth * self.device.bandwidth),
+            latency=self.efficiency.overhead_s * some[place],
+        )  # fmt: skip
+
+    def _work(self, tokens: Floats, reached: Floats) -> tuple[Floats, Floats]:
+        return routing.work(
+            tokens, reached, top_k=self.top_k, hidden=self.hidden, width=self.width,
+            matrices=self.matrices, weight_bytes=self.weight_bytes, input_bytes=self.input_bytes,
+        )  # fmt: skip
+
+    def _balanced(self) -> Callable[[Floats], Floats]:
+        """Time of a layer whose experts all get the same, by interpolation of logarithms."""
+        load = 2.0**_LOG_LOADS
+        reached = self.experts * np.minimum(load, 1.0)
+        moved, flops = self._work(load * self.experts / self.top_k, reached)
         factor = self.efficiency.factor(
-            tokens_per_expert=routed / self.experts,
-            experts=self.experts,
-            hidden=self.hidden,
-            width=self.width,
+            tokens_per_expert=load, experts=self.experts, hidden=self.hidden, width=self.width
         )
-        moved = distinct * weights + activations
-        return _product(self, some, flops, moved, 0.0 * m, factor)
+        seconds = self.efficiency.seconds(
+            moved, flops, 0.0 * moved, self.device.bandwidth, self.peak, factor
+        )
+        logs = np.log2(seconds)
+        return lambda at: 2.0 ** np.interp(np.log2(at), _LOG_LOADS, logs)
+
+
+_LOG_LOADS = np.arange(-14.0, 20.0, 1 / 16)
+"""Logarithms of tokens an expert between which time is interpolated."""
 
 
 def _product(
-    op: Matmul | Experts,
+    op: Matmul,
     some: Floats,
     flops: Floats,
     moved: Floats,

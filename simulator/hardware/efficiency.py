@@ -12,6 +12,7 @@ from simulator.hardware.forms import (
     CollectiveEfficiency,
     DecodeAttentionEfficiency,
     ElementwiseEfficiency,
+    ExpertsEfficiency,
     MatmulEfficiency,
     PrefillAttentionEfficiency,
 )
@@ -48,7 +49,7 @@ class EngineEfficiency(Model):
 
     provenance: Provenance
     matmul: dict[str, MatmulEfficiency] = {}
-    grouped_matmul: dict[str, MatmulEfficiency] = {}
+    grouped_matmul: dict[str, ExpertsEfficiency] = {}
     prefill_attention: dict[str, PrefillAttentionEfficiency] = {}
     decode_attention: dict[str, DecodeAttentionEfficiency] = {}
     collective: CollectiveEfficiency | None = None
@@ -76,7 +77,7 @@ class Efficiency(Model):
 
     provenance: Provenance
     matmul: dict[str, MatmulEfficiency]
-    grouped_matmul: dict[str, MatmulEfficiency]
+    grouped_matmul: dict[str, ExpertsEfficiency]
     prefill_attention: dict[str, PrefillAttentionEfficiency]
     decode_attention: dict[str, DecodeAttentionEfficiency]
     elementwise: ElementwiseEfficiency
@@ -115,16 +116,17 @@ class Efficiency(Model):
         )
 
     def matmul_for(
-        self, weights: str, activations: str, *, grouped: bool = False, blocks: bool = False
+        self, weights: str, activations: str, *, blocks: bool = False
     ) -> MatmulEfficiency:
         """Coefficients of products of ``activations`` type with weights stored as ``weights``;
         ``blocks``: with a scale for each block of them."""
-        entries = self.grouped_matmul if grouped else self.matmul
-        computed, stored = _plain(activations), _plain(weights)
-        keys = [computed if computed == stored else f"{computed}-{stored}", computed]
-        keys = [*(f"block-{key}" for key in keys), *keys] if blocks else keys
-        keys += [f"block-{computed}", "bf16"]
-        return next(entries[key] for key in keys if key in entries)
+        return _product_entry(self.matmul, weights, activations, blocks)
+
+    def experts_for(
+        self, weights: str, activations: str, *, blocks: bool = False
+    ) -> ExpertsEfficiency:
+        """Coefficients of routed experts, as for :meth:`matmul_for`."""
+        return _product_entry(self.grouped_matmul, weights, activations, blocks)
 
     def elementwise_for(self, kind: str) -> ElementwiseEfficiency:
         """Coefficients of ``norm``, ``rotation`` or ``activation``; others share one entry."""
@@ -137,6 +139,22 @@ class Efficiency(Model):
     def decode_for(self, kv: str, *, latent: bool = False) -> DecodeAttentionEfficiency:
         """Coefficients of decode attention with a KV cache of type ``kv``; ``latent`` for MLA."""
         return _attention_entry(self.decode_attention, kv, latent)
+
+
+_ProductForm = TypeVar("_ProductForm", MatmulEfficiency, ExpertsEfficiency)
+
+
+def _product_entry(
+    entries: dict[str, _ProductForm], weights: str, activations: str, blocks: bool
+) -> _ProductForm:
+    return next(entries[key] for key in _keys(weights, activations, blocks) if key in entries)
+
+
+def _keys(weights: str, activations: str, blocks: bool) -> list[str]:
+    computed, stored = _plain(activations), _plain(weights)
+    plain = [computed if computed == stored else f"{computed}-{stored}", computed]
+    in_blocks = [f"block-{key}" for key in plain]
+    return [*in_blocks, *plain, "bf16"] if blocks else [*plain, *in_blocks, "bf16"]
 
 
 _AttentionForm = TypeVar("_AttentionForm", PrefillAttentionEfficiency, DecodeAttentionEfficiency)

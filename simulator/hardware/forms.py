@@ -38,25 +38,17 @@ class Form(Corrected):
 
 
 class MatmulEfficiency(Form):
-    """A matrix product, or the products of all experts of a layer.
+    """A matrix product.
 
     ``t = overhead + converted/(conversion·BW)
     + ((bytes/(bandwidth·BW))^q + (FLOPs/(compute·peak))^q)^(1/q)``
 
     bytes: weights as stored, inputs in the type of the product, outputs with 2 bytes an element
     (m·k·a + m·n·2 + n·k·w). converted: what a separate kernel moves to bring 16-bit inputs into a
-    narrower type (m·k·(2 + a)); 0 where inputs stay as they are, and for experts,
-    whose kernels are measured with it. For experts: the weights of every
-    expert that a token reaches, once, and activations of T tokens with k experts each:
-    T·hidden·a + T·k·(hidden·2 + intermediate·(4 + a)).
-
-    Corrections depend on m, n and k; for experts on the tokens an expert gets (T·k/E), the number
-    of experts, and hidden and intermediate width.
+    narrower type (m·k·(2 + a)); 0 where inputs stay as they are. Corrections depend on m, n and k.
     """
 
-    AXES: ClassVar[tuple[str, ...]] = (
-        "m", "n", "k", "tokens_per_expert", "experts", "hidden", "width",
-    )  # fmt: skip
+    AXES: ClassVar[tuple[str, ...]] = ("m", "n", "k")
 
     compute: PositiveFraction
     bandwidth: PositiveFraction
@@ -87,6 +79,22 @@ class MatmulEfficiency(Form):
         convert = converted / ((self.conversion or 1.0) * bandwidth)
         form: Number = (self.overhead_s + convert + _rounded_corner(memory, compute, q)) * factor
         return _larger(form, _larger(moved / bandwidth, flops / peak))
+
+
+class ExpertsEfficiency(MatmulEfficiency):
+    """The products of all experts of a layer, if each gets the same number of tokens; conversion is
+    in the kernels' time. simulator.costs.routing says bytes and FLOPs, and what other loads cost.
+
+    Corrections depend on the tokens an expert gets, the number of experts, and hidden and
+    intermediate width.
+    """
+
+    AXES: ClassVar[tuple[str, ...]] = ("tokens_per_expert", "experts", "hidden", "width")
+
+    conversion: None = None
+    tiling: NonNegativeFloat = Field(
+        0.0, description="time of a further tile of an expert, as a share of the first one's"
+    )
 
 
 class PrefillAttentionEfficiency(Form):

@@ -82,6 +82,9 @@ class MoeMlp:
 
     ``shared_intermediate`` is the width of all shared experts together, 0 for none;
     ``shared_gate``: a learned scalar weighs their output. ``router_bias``: one number an expert.
+    ``skew``: how many times as many tokens the most popular expert gets as the least; 1 for equal
+    shares. At 50 the most popular one gets four times the mean, as NVIDIA AIConfigurator's
+    ``power_law_1.01`` at 64 tokens a step; publishers do not state it.
     """
 
     experts: int
@@ -92,6 +95,7 @@ class MoeMlp:
     bias: bool = False
     router_bias: bool = False
     shared_gate: bool = False
+    skew: float = 50.0
     kind: Literal["moe"] = "moe"
 
 
