@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simulator.scenario.scenario import Scenario
 
 if TYPE_CHECKING:
     from simulator.cluster import Progress
+    from simulator.costs.protocol import StepCost
     from simulator.engines import EngineProfile
     from simulator.results import Result
+    from simulator.results.record import RunRecord
+    from simulator.workload.requests import Requests
 
 
 def simulate(
@@ -18,6 +21,7 @@ def simulate(
     *,
     base: Path | None = None,
     engine: EngineProfile | None = None,
+    intervals: bool = True,
     progress: Progress | None = None,
 ) -> Result:
     """Simulates a scenario.
@@ -26,6 +30,8 @@ def simulate(
         scenario: what to simulate.
         base: folder that relative paths in the scenario start from; default: the current one.
         engine: an engine profile to take instead of the one that the scenario names.
+        intervals: whether the summary says how far off its figures may be, which takes two more
+            runs of up to 2,000 requests when it is first asked for.
         progress: called now and then with requests ended, requests in all, and simulated seconds.
 
     Returns:
@@ -45,6 +51,7 @@ def simulate(
     from simulator.cluster import FrontEndTimes, run_cluster
     from simulator.resolve import resolve
     from simulator.results import Result
+    from simulator.uncertainty import uncertainty
     from simulator.workload import build_requests
 
     resolved = resolve(scenario, base, engine)
@@ -53,25 +60,43 @@ def simulate(
     deployment = resolved.deployment
     serving = scenario.deployment
     front_end = deployment.engine.front_end
-    record = run_cluster(
-        requests,
-        deployment.limits,
-        resolved.layout.blocks,
-        resolved.cost,
-        layout=resolved.layout,
-        replicas=serving.replicas,
-        router=serving.router,
-        seed=seed,
-        timeout_s=serving.timeout_s,
-        network_s=serving.network_ms / 1e3,
-        front_end=FrontEndTimes(
-            front_end.request_ms / 1e3,
-            front_end.busy_ms / 1e3,
-            front_end.busy_us_per_token / 1e6,
-            front_end.token_us / 1e6,
-            front_end.response_ms / 1e3,
-        ),
-        oversized=serving.oversized_requests,
-        progress=progress,
+    per_token_us = (
+        front_end.random_us_per_token
+        if scenario.engine.random_prompts
+        else front_end.busy_us_per_token
     )
-    return Result(deployment, record, resolved.cost)
+    around = FrontEndTimes(
+        front_end.request_ms / 1e3,
+        front_end.busy_ms / 1e3,
+        per_token_us / 1e6,
+        front_end.token_us / 1e6,
+        front_end.response_ms / 1e3,
+    )
+
+    def run(
+        traffic: Requests, cost: StepCost, ends: FrontEndTimes, told: Progress | None = None
+    ) -> RunRecord:
+        return run_cluster(
+            traffic,
+            deployment.limits,
+            resolved.layout.blocks,
+            cost,
+            layout=resolved.layout,
+            replicas=serving.replicas,
+            router=serving.router,
+            seed=seed,
+            timeout_s=serving.timeout_s,
+            network_s=serving.network_ms / 1e3,
+            front_end=ends,
+            oversized=serving.oversized_requests,
+            progress=told,
+        )
+
+    record = run(requests, resolved.cost, around, progress)
+    if not intervals or record.interrupted:
+        return Result(deployment, record, resolved.cost)
+
+    def asked() -> dict[str, Any]:
+        return uncertainty(deployment, record, resolved.cost, resolved.cost, around, run)
+
+    return Result(deployment, record, resolved.cost, asked)

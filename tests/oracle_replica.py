@@ -36,6 +36,7 @@ class NaiveReplica:
         self.idle = True
         self.last_start = self.last_end = 0.0
         self.handed_out_s = 0.0
+        self.held_steps = 0
         self.running: list[Sequence] = []
         self.plan: Plan | None = None
         self.step_end = math.inf
@@ -131,9 +132,37 @@ class NaiveReplica:
             self.add(plan, seq, new)
             budget -= new
             position += 1
-        if self.preempted == 0:
+        if self.preempted == 0 and not self.hold_back(plan, budget):
             self.admit(plan, budget)
+            if plan.chunks:
+                self.held_steps = 0
         return plan
+
+    def hold_back(self, plan: Plan, budget: int) -> bool:
+        """Whether prompts wait for more to come, one step longer."""
+        policy = self.limits.policy
+        if policy.kind != "full_reservation" or self.held_steps >= policy.wait_steps:
+            return False
+        if plan.decode == 0 or plan.chunks:
+            return False
+        seats = self.limits.max_num_seqs - len(self.running)
+        free, tokens = self.pool.free, plan.decode
+        for seq in self.waiting:
+            hits = self.cached_blocks(seq)
+            new = seq.prompt + seq.generated - len(hits) * self.limits.block_size
+            if policy.chunked_prefill:
+                new = min(new, budget)
+            need = self.blocks_for(seq.final_tokens) - len(hits)
+            need += sum(self.pool.references[block] == 0 for block in hits)
+            if seats == 0 or new == 0 or new > budget or need > free:
+                break
+            seats, free, budget, tokens = seats - 1, free - need, budget - new, tokens + new
+            if tokens >= policy.wait_fill * self.limits.max_num_batched_tokens:
+                return False
+        if tokens == plan.decode:
+            return False
+        self.held_steps += 1
+        return True
 
     def schedule_prefill_first(self) -> Plan:
         plan = Plan()
@@ -181,7 +210,7 @@ class NaiveReplica:
     def admit(self, plan: Plan, budget: int, spare_one_each: bool = False) -> None:
         """Start waiting sequences, in order, while budget, seats and blocks last."""
         policy = self.limits.policy
-        whole_prompts = policy.kind == "continuous" and not policy.chunked_prefill
+        whole_prompts = not getattr(policy, "chunked_prefill", True)
         while self.waiting and budget > 0 and len(self.running) < self.limits.max_num_seqs:
             seq = self.waiting[0]
             hits = self.cached_blocks(seq)

@@ -132,7 +132,6 @@ def engine(
     overlap: float = 0.0,
     sizes: tuple[int, ...] = (),
     launch_us: float = 0.0,
-    launches_per_layer: int = 1,
     piecewise: bool = False,
     piece_us: float = 0.0,
     token_us: float = 0.0,
@@ -162,7 +161,7 @@ def engine(
                     per_token_us=per_token_us,
                     overlap=overlap,
                 ),
-                launches=Launches(layer_us=launch_us * launches_per_layer, piece_us=piece_us),
+                launches=Launches(kernel_us=launch_us, piece_us=piece_us),
                 front_end=FrontEnd(request_ms=0.0, token_us=token_us, response_ms=0.0),
                 source="made up for tests",
             ),
@@ -249,6 +248,11 @@ def cost_model(
         tp,
         limit or limits(async_scheduling=True),
     )
+
+
+def launch_s(cost: StepCostModel, profile: EngineProfile) -> float:
+    """Seconds that the launches of a step without graphs take."""
+    return sum(op.kernels for op in cost.operators) * profile.launches.kernel_us * 1e-6
 
 
 # --- steps ---------------------------------------------------------------------------------------

@@ -143,6 +143,8 @@ CONTINUOUS: list[Policy] = [
     ContinuousPolicy(),
     ContinuousPolicy(chunked_prefill=False),
     FullReservationPolicy(),
+    FullReservationPolicy(chunked_prefill=False, wait_steps=3, wait_fill=0.7),
+    FullReservationPolicy(wait_steps=9),
     PrefillFirstPolicy(),
 ]
 
@@ -290,7 +292,7 @@ def engines(
     seqs = draw(st.sampled_from([64, 8, 5, 3, 2, 1]))
     longest = max(req.prompt + req.output for req in reqs)
     budgets = [4, 11, 32, 1000]
-    if policy.kind == "continuous" and not policy.chunked_prefill:
+    if not getattr(policy, "chunked_prefill", True):
         budgets = [longest, longest + 20, 1000]
     budgets = [budget for budget in budgets if budget >= min(seqs, 8)]
     seqs = min(seqs, *budgets)
@@ -380,7 +382,7 @@ def random_case(
     block_size = int(rng.choice([1, 3, 16]))
     barely = max(blocks_needed(req, block_size) for req in reqs)
     longest = max(req.prompt + req.output for req in reqs)
-    whole = policy.kind == "continuous" and not policy.chunked_prefill
+    whole = not getattr(policy, "chunked_prefill", True)
     limits = make_limits(
         policy,
         seqs=int(rng.choice([4, 8, 32])),

@@ -26,6 +26,7 @@ from tests.rig import (
     PEAK,
     cost_model,
     engine,
+    launch_s,
     limits,
     requests,
     rows,
@@ -49,10 +50,10 @@ def traffic(seed: int = 3, n: int = 60) -> Requests:
 PROFILES = {
     "bare": engine(),
     "graphs, some host": engine(
-        sizes=(1, 2, 4, 8, 16, 32), piecewise=True, launch_us=6, launches_per_layer=12,
+        sizes=(1, 2, 4, 8, 16, 32), piecewise=True, launch_us=6,
         step_ms=1, per_seq_us=10, overlap=0.6,
     ),
-    "launch-bound": engine(launch_us=40, launches_per_layer=10, step_ms=0.5, per_token_us=0.2),
+    "launch-bound": engine(launch_us=40, step_ms=0.5, per_token_us=0.2),
     "host-bound": engine(step_ms=9, per_seq_us=50, per_token_us=1, overlap=0.9),
 }  # fmt: skip
 
@@ -73,7 +74,7 @@ def hosts_share(cost: StepCostModel, profile: EngineProfile, spec: ModelSpec, ta
     eager = np.full(len(table), not graphs.enabled)
     if graphs.enabled:
         eager = (tokens > graphs.sizes[-1]) | ((table.prefill > 0) & (not graphs.piecewise))
-    launches = eager * spec.layers * profile.launches.layer_us * 1e-6
+    launches = eager * launch_s(cost, profile)
     floor = np.maximum(launches, host.overlap * on_host)
     idle = np.maximum(floor * table.steps - device_s, 0.0)
     return np.asarray(idle + (1 - host.overlap) * on_host * table.steps)
@@ -162,7 +163,7 @@ def test_resources_follow_the_regime() -> None:
     share = {name: part / sum(work.resource_s.values()) for name, part in work.resource_s.items()}
     assert share["memory"][0] > 0.8
     assert share["compute"][1] > 0.7
-    eager = cost_model(DENSE, profile=engine(launch_us=100, launches_per_layer=12))
+    eager = cost_model(DENSE, profile=engine(launch_us=100))
     work = eager.account(rows(eager, (2, 2000, [], 100)))
     assert work.resource_s["host"][0] > 0.7 * sum(work.resource_s.values())[0]
     wide = cost_model(DENSE, tp=8)

@@ -35,7 +35,16 @@ def test_continuous_with_whole_prompts(case: Case) -> None:
 
 
 @examples(150)
-@given(cases(st.just(FullReservationPolicy())))
+@given(
+    cases(
+        st.builds(
+            FullReservationPolicy,
+            chunked_prefill=st.booleans(),
+            wait_steps=st.sampled_from([0, 1, 2, 5, 40]),
+            wait_fill=st.sampled_from([0.1, 0.5, 0.9, 1.0]),
+        )
+    )
+)
 def test_full_reservation(case: Case) -> None:
     assert_agree(case)
 
@@ -114,5 +123,5 @@ def test_longer_runs(policy: Policy, prefix_caching: bool) -> None:
         assert seen["other gaps"] > 50
     if prefix_caching:
         assert seen["hits"] > 100
-    if policy.kind != "static" and (prefix_caching or policy != CONTINUOUS[1]):
+    if getattr(policy, "chunked_prefill", policy.kind != "static") or prefix_caching:
         assert seen["partial prefills"] > 50

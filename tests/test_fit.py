@@ -11,7 +11,7 @@ import pytest
 
 import hardware_profiles
 from calibration.fit.inheritance import INHERITED, inherited_block
-from calibration.fit.profile import BEGIN, END, fit_device, write_block
+from calibration.fit.profile import MARKERS, fit_device, write_block
 from calibration.fit.solve import Sample, solve
 from simulator.hardware import load_hardware, profile_names
 from simulator.hardware.efficiency import Efficiency
@@ -164,8 +164,8 @@ def test_the_command_rewrites_one_block_and_nothing_else(tmp_path: Path) -> None
     write_block(file, fit_device(tmp_path, file))
     assert file.read_text() == once
     shipped = (FOLDER / file.name).read_text()
-    assert once.partition(BEGIN)[0] == shipped.partition(BEGIN)[0]
-    assert once.partition(END)[2] == shipped.partition(END)[2]
+    assert once.partition(MARKERS.begin)[0] == shipped.partition(MARKERS.begin)[0]
+    assert once.partition(MARKERS.end)[2] == shipped.partition(MARKERS.end)[2]
     e = load_hardware(str(file)).efficiency
     assert e.provenance.method == "fitted"
     assert e.provenance.engine == "vllm 9.9"

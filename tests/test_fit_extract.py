@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from calibration.fit.profile import ENGINES, fit_device, shipped_text, table_folder
-from calibration.fit.table import table
+from calibration.fit.table import served_table, table
 from calibration.fit.tables import Tables
 from simulator.cli import cli
 from simulator.costs.attention import DecodeAttention
@@ -81,7 +81,7 @@ def test_missing_tables_and_columns_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no table to fit matmul from"):
         fit_device(tables, profile)
     profile.write_text("name: x")
-    with pytest.raises(UserError, match="the marker lines around the efficiency block are missing"):
+    with pytest.raises(UserError, match="the marker lines around the generated part are missing"):
         shipped_text(profile)
     said = CliRunner().invoke(cli, ["fit", str(tables), "--device", "h100-sxn"])
     assert said.exit_code == 2
@@ -240,3 +240,4 @@ def test_the_table_in_the_docs_is_that_of_the_profiles() -> None:
     page = Path(__file__).parent.parent / "docs" / "calibration.md"
     for engine in ("", *ENGINES):
         assert table(engine) in page.read_text(encoding="utf-8"), engine
+    assert served_table() in page.read_text(encoding="utf-8")

@@ -117,7 +117,7 @@ def test_energy_and_power_are_compared(tmp_path: Path) -> None:
         assert power.idle_w.value < c.prediction["power_w"] <= power.tdp_w.value
         watts, rate = c.prediction["power_w"], c.prediction["output_tokens_per_s"]
         assert c.prediction["energy_j_per_output_token"] == pytest.approx(watts / rate, rel=1e-3)
-        assert c.prediction["avg_batch_size"] == pytest.approx(c.point.concurrency, rel=0.02)
+        assert c.prediction["avg_batch_size"] == pytest.approx(c.point.concurrency, rel=0.03)
     assert errors(found.comparisons, "ttft_ms").n == 0
     assert "| power at rate | 2 |" in markdown(found.comparisons, found.skipped)
     assert "scatter-energy_j_per_output_token" in page(found)

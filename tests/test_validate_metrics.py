@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from calibration.validate import METRICS, Comparison, Errors, Point, Skipped, document, errors
-from calibration.validate.metrics import by, repeated, worst
+from calibration.validate.metrics import by, coverage_pct, repeated, worst
 from calibration.validate.page import page
 from calibration.validate.prediction import dominant
 from calibration.validate.runner import Validation
@@ -29,6 +29,7 @@ def prediction(
     phase = {"steps": 10, "step_ms_mean": 5.0, "share_of_busy_time": 0.5}
     return {
         **figures,
+        "intervals": {},
         "queueing_ms_mean": 1.0,
         "output_tokens_per_s": rate,
         "energy_j_per_output_token": 1000.0 / rate,
@@ -96,9 +97,23 @@ def test_the_document() -> None:
     for metric in METRICS:
         assert list(found["metrics"][metric]) == [
             "n", "median_ape_pct", "mean_ape_pct", "p90_ape_pct", "bias_ratio",
+            "interval_coverage_pct",
         ]  # fmt: skip
     assert found["skipped"] == [{"id": "x", "reason": "why"}]
-    assert document([], [])["metrics"]["tpot_ms"] == Errors(0).as_dict()
+    nothing = Errors(0).as_dict() | {"interval_coverage_pct": None}
+    assert document([], [])["metrics"]["tpot_ms"] == nothing
+
+
+def test_a_measurement_lies_in_its_interval_or_not() -> None:
+    bounds = {"latency.tpot_ms.mean": [0.8, 1.25]}
+    inside = [
+        comparison("m", {"tpot_ms": {"mean": value}}, prediction(100, 1) | {"intervals": bounds})
+        for value in (0.79, 0.81, 1.24, 1.26)
+    ]
+    assert [c.inside("tpot_ms") for c in inside] == [False, True, True, False]
+    assert [c.inside("ttft_ms") for c in inside] == [None] * 4
+    assert coverage_pct(inside, "tpot_ms") == 50.0
+    assert coverage_pct(inside, "e2e_ms") is None
 
 
 def test_breakdowns() -> None:

@@ -70,7 +70,7 @@ def test_the_replay_is_what_the_scenario_says(tmp_path: Path) -> None:
         ("deepseek-r1,b200,trtllm,1024,1024,256,50,9,fp4,8", (None, 8192, 0.8, "fp8")),
         ("deepseek-r1,h200,trtllm,1024,1024,32,50,9,fp8,8", (32, 1152, 0.75, "fp8")),
         ("deepseek-r1,h200,sglang,1024,1024,32,50,9,fp8,8", (256, 32768, 0.82, None)),
-        ("llama-3.1-70b,h200,trtllm,1024,1024,32,50,9,fp8,8", (None, None, 0.9, "fp8")),
+        ("llama-3.1-70b,h200,trtllm,1024,1024,32,50,9,fp8,8", (None, 2248, 0.9, "fp8")),
     ],
 )
 def test_servers_of_the_sweep(tmp_path: Path, row: str, expected: tuple[object, ...]) -> None:
@@ -144,3 +144,36 @@ def test_a_row_under_another_id_stays_in_its_half(tmp_path: Path) -> None:
         again = point.model_copy(update={"id": "another"})
         assert half_of(again) == half_of(point)
     assert half_of(one(tmp_path)) == "validation"  # a group that no fit has seen
+
+
+def test_batches_wait_where_the_sweep_made_them_wait(tmp_path: Path) -> None:
+    def policy(row: str) -> dict[str, object] | None:
+        found = sweep(tmp_path, row).engine.policy
+        return None if found is None else found.model_dump()
+
+    waits = {"kind": "full_reservation", "chunked_prefill": False}
+    assert policy("llama-3.1-70b,h200,trtllm,1024,1024,32,50,9,fp8,4") == {
+        **waits, "wait_steps": 20, "wait_fill": 0.9,
+    }  # fmt: skip
+    assert policy("llama-3.1-70b,h200,trtllm,1024,1024,32,50,9,fp8,8") is None
+    assert policy("llama-3.1-70b,h200,trtllm,8192,1024,32,50,9,fp8,4") is None
+    assert policy("deepseek-r1,b200,trtllm,1024,1024,64,50,9,fp8,8") == {
+        **waits, "wait_steps": 40, "wait_fill": 0.8,
+    }  # fmt: skip
+    assert policy("deepseek-r1,b200,trtllm,1024,1024,256,50,9,fp8,8") is None
+
+
+@pytest.mark.parametrize(
+    ("version", "release"), [("0.11.1", "0.11.1"), ("nightly-5b8c30d", None), ("", None)]
+)
+def test_a_rows_release_goes_into_the_scenario(
+    tmp_path: Path, version: str, release: str | None
+) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text(
+        "model,system,engine,version,isl,osl,concurrency,tp,ttft_ms\n"
+        f"qwen3-8b,h100,vllm,{version},512,64,4,1,50\n"
+    )
+    point = read_dataset(str(file)).points[0]
+    found = scenario_of(point, target(point))
+    assert found.engine.version == release

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from calibration.fit import attention, collectives, experts, products
+from calibration.fit.blocks import Markers
 from calibration.fit.elementwise import fit_elementwise
 from calibration.fit.inheritance import INHERITED, inherited_block
 from calibration.fit.solve import FOLDS, Fit, solve
@@ -19,8 +20,10 @@ from simulator.errors import UserError
 from simulator.yamlio import load_yaml
 
 PROFILES = Path(__file__).parent.parent.parent / "hardware_profiles"
-BEGIN = "# --- efficiency: written by `simulate fit`, do not edit by hand ---"
-END = "# --- end of efficiency ---"
+MARKERS = Markers(
+    "# --- efficiency: written by `simulate fit`, do not edit by hand ---",
+    "# --- end of efficiency ---",
+)
 RELEASE = "NVIDIA AIConfigurator 0.12.0 (Apache-2.0)"
 RELEASED = date(2026, 9, 18)
 
@@ -164,25 +167,12 @@ def shipped_text(profile: Path) -> str:
     Raises:
         UserError: a marker line is missing.
     """
-    return _parts(profile)[1]
+    return MARKERS.read(profile)
 
 
 def write_block(profile: Path, block: dict[str, Any]) -> None:
     """Replace what stands between the marker lines of a profile; the rest of the file stays."""
-    head, _, tail = _parts(profile)
-    profile.write_text(f"{head}{BEGIN}\n{block_text(block)}{END}{tail}", encoding="utf-8")
-
-
-def _parts(profile: Path) -> tuple[str, str, str]:
-    head, begin, rest = profile.read_text(encoding="utf-8").partition(BEGIN + "\n")
-    text, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise UserError(
-            "the marker lines around the efficiency block are missing",
-            where=str(profile),
-            hint=f"put '{BEGIN}' and '{END}' around it",
-        )
-    return head, text, tail
+    MARKERS.write(profile, block_text(block))
 
 
 class _Flow(list[Any]):

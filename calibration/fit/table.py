@@ -1,4 +1,4 @@
-"""The table of docs/calibration.md, from shipped profiles: ``python -m calibration.fit.table``."""
+"""The tables of docs/calibration.md, from shipped profiles: ``python -m calibration.fit.table``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import sys
 from collections.abc import Iterator
 
 from calibration.fit.profile import ENGINES
+from calibration.fit.served import CONSTANTS, engines
+from simulator.engines import load_engine
+from simulator.engines.profile import ServedFit
 from simulator.hardware import load_hardware
 from simulator.hardware.efficiency import Provenance
 
@@ -42,5 +45,35 @@ def _told(engine: str) -> Iterator[tuple[str, Provenance]]:
             yield name, efficiency.engines[engine].provenance
 
 
+def served_table() -> str:
+    """Constants of the engines that are fitted to servers, by range of releases, and median errors
+    of the rows fitted / held out."""
+    head = ["engine", "releases", *(c.name for c in CONSTANTS), "rows", "TTFT", "TPOT"]
+    lines = [f"| {' | '.join(head)} |", "|---|---" + "|---:" * (len(head) - 2) + "|"]
+    for plan in engines().engines:
+        profile = load_engine(plan.engine)
+        since = ""
+        for entry in profile.overheads:
+            ends = (("from", since), ("before", entry.before))
+            ranges = " ".join(f"{word} {release}" for word, release in ends if release)
+            since = entry.before or since
+            cells = [f"{getattr(getattr(entry, c.part), c.name):.3g}" for c in CONSTANTS]
+            lines.append(f"| {profile.title} | {ranges or 'all'} | {' | '.join(cells)} | "
+                         f"{_errors(entry.fit)} |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def _errors(fit: ServedFit | None) -> str:
+    if fit is None:
+        return "– | – | –"
+    cells = [str(fit.rows)]
+    for metric in ("ttft_ms", "tpot_ms"):
+        held = fit.held_out_median_pct.get(metric)
+        own = fit.fitted_median_pct.get(metric)
+        cells.append("–" if own is None else f"{own:.1f} / {held:.1f}" if held else f"{own:.1f}")
+    return " | ".join(cells)
+
+
 if __name__ == "__main__":
-    sys.stdout.write("\n\n".join(table(engine) for engine in ("", *ENGINES)) + "\n")
+    kernels = [table(engine) for engine in ("", *ENGINES)]
+    sys.stdout.write("\n\n".join([*kernels, served_table()]) + "\n")

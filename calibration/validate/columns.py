@@ -30,6 +30,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "kv_cache_tokens": ("kv_tokens_capacity",),
     "memory_fraction": (),
     "prefix_caching": (),
+    "random_prompts": (),
     "async_scheduling": (),
     "measured_on": (),
     "statistic": (),
@@ -88,7 +89,13 @@ REAL = (
     "isl", "osl", "rate_per_s", "range_ratio", "memory_fraction", "input_cv", "output_cv",
     *FIGURES,
 )  # fmt: skip
-FLAGS = ("prefix_caching", "async_scheduling", "until_queue_empty", "bench_limits")
+FLAGS = (
+    "prefix_caching",
+    "random_prompts",
+    "async_scheduling",
+    "until_queue_empty",
+    "bench_limits",
+)
 STATISTICS = {"mean": "mean", "average": "mean", "median": "p50"} | {
     name: name for name in ("p50", "p90", "p95", "p99")
 }

@@ -93,6 +93,22 @@ class Comparison:
         pair = self.pair(metric)
         return None if pair is None else 100.0 * (pair[1] - pair[0]) / pair[0]
 
+    def inside(self, metric: str) -> bool | None:
+        """Whether the measurement lies within the prediction's interval; None without either."""
+        pair = self.pair(metric)
+        path = f"latency.{metric}.{self.point.statistic}"
+        if metric == "output_tokens_per_s":
+            path, centre = f"throughput.{metric}", self.prediction[metric]
+        elif metric in self.prediction and metric.endswith("_ms"):
+            centre = self.prediction[metric][self.point.statistic]
+        else:
+            return None
+        bounds = self.prediction["intervals"].get(path)
+        if pair is None or bounds is None or not centre:
+            return None
+        # E2E that is made up of means of TTFT and TPOT is not the mean of E2E, but close to it.
+        return bool(bounds[0] <= pair[0] * centre / pair[1] <= bounds[1])
+
     @property
     def load(self) -> str:
         """Which bucket of load it belongs to."""
@@ -175,11 +191,23 @@ def measured(comparisons: Sequence[Comparison]) -> list[str]:
     return [name for name in TITLES if any(c.pair(name) is not None for c in comparisons)]
 
 
+def coverage_pct(comparisons: Sequence[Comparison], metric: str) -> float | None:
+    """Share of the measurements that lie within their interval, in percent; None without any."""
+    found = [inside for c in comparisons if (inside := c.inside(metric)) is not None]
+    return 100.0 * sum(found) / len(found) if found else None
+
+
 def document(comparisons: Sequence[Comparison], skipped: Sequence[Skipped]) -> dict[str, Any]:
     """The document of ``--json``."""
     shown = [name for name in TITLES if name in METRICS or name in measured(comparisons)]
     return {
-        "metrics": {metric: errors(comparisons, metric).as_dict() for metric in shown},
+        "metrics": {
+            metric: {
+                **errors(comparisons, metric).as_dict(),
+                "interval_coverage_pct": coverage_pct(comparisons, metric),
+            }
+            for metric in shown
+        },
         "skipped": [{"id": row.id, "reason": row.reason} for row in skipped],
     }
 

@@ -71,6 +71,12 @@ def _body(validation: Validation) -> str:
             pieces.append(
                 _section(f"Median error by {dimension}", parts.table(tables.head(found), rows))
             )
+        pieces.append(
+            _section(
+                "Within the interval, by split",
+                parts.table(tables.COVERAGE_HEAD, tables.coverage(found)),
+            )
+        )
     spread = tables.distributions(found)
     if spread:
         head = ("", "measured ms", "predicted ms", "error")

@@ -75,6 +75,7 @@ class Point(Model):
     kv_cache_tokens: Whole | None = None
     memory_fraction: Ratio | None = None
     prefix_caching: bool | None = None
+    random_prompts: bool | None = Field(None, description="random tokens instead of text")
     async_scheduling: bool | None = None
     measured_on: str | None = Field(None, description="date; null: the column is empty")
     origin: Origin = Field("own", description="whose row it is, which tells its protocol")

@@ -20,9 +20,14 @@ _KEPT = 6
 
 
 def predict(
-    scenario: Scenario, base: Path | None = None, engine: EngineProfile | None = None
+    scenario: Scenario,
+    base: Path | None = None,
+    engine: EngineProfile | None = None,
+    *,
+    intervals: bool = False,
 ) -> Prediction:
-    """Simulates a scenario, with an engine profile instead of the one it names if there is one.
+    """Simulates a scenario, with an engine profile instead of the one it names if there is one;
+    with ``intervals``, bounds as well, which takes three times as long.
 
     Returns:
         The prediction, or ``{"refused": why}`` where the simulator will not run it.
@@ -31,7 +36,7 @@ def predict(
         KeyboardInterrupt: Ctrl-C ended the run early.
     """
     try:
-        result = simulate(scenario, base=base, engine=engine)
+        result = simulate(scenario, base=base, engine=engine, intervals=intervals)
     except UserError as error:
         return {"refused": str(error)}
     if result.record.interrupted:
@@ -45,6 +50,7 @@ def predict(
             key: {name: latency[key][name] for name in STATISTICS}
             for key in ("ttft_ms", "tpot_ms", "e2e_ms", "itl_ms")
         },
+        "intervals": summary["uncertainty"]["intervals"] if intervals else {},
         "queueing_ms_mean": latency["queueing_ms"]["mean"],
         "output_tokens_per_s": summary["throughput"]["output_tokens_per_s"],
         "energy_j_per_output_token": summary["energy"]["joules_per_output_token"],

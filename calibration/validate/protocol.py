@@ -15,6 +15,7 @@ from simulator import Scenario
 from simulator.engines.profile import release_number
 from simulator.errors import UserError
 from simulator.scenario.base import Model
+from simulator.scenario.serving import Policy
 from simulator.yamlio import read_model
 
 FILE = Path(__file__).parent.parent / "datasets" / "protocols.yaml"
@@ -30,6 +31,7 @@ class Client(Model):
     engine: str | None = None
     prompts_per_user: Whole
     range_ratio: Ratio
+    random_prompts: bool
     source: str
 
 
@@ -38,7 +40,9 @@ class Settings(Model):
 
     memory_fraction: Ratio | None = None
     max_num_seqs: Whole | Literal["users"] | None = None
-    max_num_batched_tokens: Whole | None = None
+    max_num_batched_tokens: Whole | Literal["context"] | None = Field(
+        None, description="context: the longest prompt and output of the sweep, and 200 more"
+    )
     token_budget_holds_prompt: bool = Field(
         False, description="at least a prompt and one token a user, rounded up to 64"
     )
@@ -47,6 +51,7 @@ class Settings(Model):
     prefix_caching: bool | None = None
     cuda_graphs: bool | Literal["decode_only", "piecewise"] | None = None
     async_scheduling: bool | None = None
+    policy: Policy | None = None
     version: str | None = Field(None, description="where the row's own is no release number")
 
 
@@ -57,6 +62,9 @@ class Server(Model):
     models: tuple[str, ...] = ()
     systems: tuple[str, ...] = ()
     precision: str | None = None
+    lengths: str | None = None
+    tp_below: Whole | None = None
+    users: tuple[Whole, Whole] | None = Field(None, description="fewest and most, both included")
     settings: Settings
     source: str
 
@@ -67,6 +75,9 @@ class Server(Model):
             and (not self.models or found.model.name in self.models)
             and (not self.systems or found.hardware.name in self.systems)
             and (self.precision is None or point.precision == self.precision)
+            and (self.lengths is None or point.lengths == self.lengths)
+            and (self.tp_below is None or point.tp < self.tp_below)
+            and (self.users is None or self.users[0] <= (point.concurrency or 0) <= self.users[1])
         )
 
 
@@ -164,6 +175,8 @@ def _settings(point: Point, found: Target) -> Settings:
 def _engine(point: Point, found: Target, settings: Settings) -> dict[str, object]:
     users = settings.max_num_seqs
     tokens = settings.max_num_batched_tokens
+    if tokens == "context":
+        tokens = int(point.isl + point.osl) + 200
     if settings.token_budget_holds_prompt and point.concurrency is not None:
         needed = int(point.isl) + point.concurrency + 64
         tokens = max(tokens or 1, -(-needed // 64) * 64)
@@ -176,6 +189,8 @@ def _engine(point: Point, found: Target, settings: Settings) -> dict[str, object
         "prefix_caching": settings.prefix_caching,
         "cuda_graphs": settings.cuda_graphs,
         "async_scheduling": settings.async_scheduling,
+        "random_prompts": _random_prompts(point, found),
+        "policy": settings.policy.model_dump() if settings.policy else None,
         "version": release_of(point) or settings.version,
     }
     stated = {
@@ -187,6 +202,12 @@ def _engine(point: Point, found: Target, settings: Settings) -> dict[str, object
     }  # fmt: skip
     merged = known | {key: value for key, value in stated.items() if value is not None}
     return {key: value for key, value in merged.items() if value is not None}
+
+
+def _random_prompts(point: Point, found: Target) -> bool:
+    if point.random_prompts is not None:
+        return point.random_prompts
+    return point.trace is None and client_of(point, found).random_prompts
 
 
 def release_of(point: Point) -> str | None:

@@ -184,10 +184,10 @@ def _results(
     with pool_for(len(jobs), processes) as pool:
         if pool is None:
             for job in jobs:
-                yield job.key, predict(job.scenario, folder)
+                yield job.key, predict(job.scenario, folder, intervals=True)
             return
         pending: dict[Future[Prediction], str] = {
-            pool.submit(predict, job.scenario, folder): job.key for job in jobs
+            pool.submit(predict, job.scenario, folder, intervals=True): job.key for job in jobs
         }
         for future in as_completed(pending):
             yield pending[future], future.result()

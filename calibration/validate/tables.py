@@ -15,6 +15,7 @@ from calibration.validate.metrics import (
     Comparison,
     Errors,
     by,
+    coverage_pct,
     errors,
     measured,
     worst,
@@ -44,12 +45,13 @@ def overall(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
             (
                 TITLES[metric], str(found.n), _pct(found.median_ape_pct), _pct(found.mean_ape_pct),
                 _pct(found.p90_ape_pct), _ratio(found.bias_ratio),
+                _pct(coverage_pct(comparisons, metric)),
             )
         )  # fmt: skip
     return rows
 
 
-OVERALL_HEAD = ("", "points", "median error", "mean error", "p90 error", "bias")
+OVERALL_HEAD = ("", "points", "median error", "mean error", "p90 error", "bias", "in interval")
 
 
 def head(comparisons: Sequence[Comparison]) -> tuple[str, ...]:
@@ -64,6 +66,21 @@ def breakdown(comparisons: Sequence[Comparison], dimension: str) -> list[tuple[s
     return [
         (name, str(len(members)), *_medians(members, metrics))
         for name, members in by(comparisons, dimension)
+    ]
+
+
+COVERAGE_HEAD = ("", "points", "TTFT", "TPOT", "E2E")
+
+
+def coverage(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    """How many measurements lie within their interval, by split."""
+    return [
+        (
+            name,
+            str(len(members)),
+            *(_pct(coverage_pct(members, m)) for m in ("ttft_ms", "tpot_ms", "e2e_ms")),
+        )
+        for name, members in by(comparisons, "split")
     ]
 
 
@@ -120,6 +137,7 @@ def markdown(comparisons: Sequence[Comparison], skipped: Sequence[Skipped]) -> s
             f"By {dimension}:",
             _markdown_table(head(comparisons), breakdown(comparisons, dimension)),
         ]
+    parts += ["In the interval, by split:", _markdown_table(COVERAGE_HEAD, coverage(comparisons))]
     spread = distributions(comparisons)
     if spread:
         parts += ["Distributions:", _markdown_table(("", "measured", "predicted", "error"), spread)]

@@ -31,6 +31,7 @@ def render(validation: Validation, console: Console) -> None:
     for dimension in DIMENSIONS:
         _table(console, f"Median error by {dimension}", tables.head(found),
                tables.breakdown(found, dimension))  # fmt: skip
+    _table(console, "Within the interval, by split", tables.COVERAGE_HEAD, tables.coverage(found))
     spread = tables.distributions(found)
     if spread:
         head = ("", "measured ms", "predicted ms", "error")

@@ -16,7 +16,7 @@ _KEPT = "servecast-results"
 
 @click.command()
 @click.argument("tables", type=click.Path(path_type=Path), metavar="[TABLES]", required=False)
-@click.option("--device", "devices", multiple=True, required=True, help="Profile to fit.")
+@click.option("--device", "devices", multiple=True, help="Hardware profile to fit.")
 @click.option(
     "--profiles",
     type=click.Path(path_type=Path),
@@ -32,6 +32,19 @@ _KEPT = "servecast-results"
     metavar="FILE",
     help="Fit the power curve instead, to measured points with power.",
 )
+@click.option(
+    "--served",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Fit the overheads of an engine instead, to measured servers.",
+)
+@click.option("--engine", help="Engine profile to fit, with --served.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --served: fit all rows and write an engine profile of your own.",
+)
 @click.option("--write", is_flag=True, help="Write the profiles, and those that inherit.")
 def fit(
     tables: Path | None,
@@ -39,16 +52,21 @@ def fit(
     profiles: Path | None,
     operators: Path | None,
     points: Path | None,
+    served: Path | None,
+    engine: str | None,
+    out: Path | None,
     write: bool,
 ) -> None:
-    """Fit a device's kernel efficiencies to measured kernel tables, or its power curve.
+    """Fit a device's kernel efficiencies to measured kernel tables, its power curve, or an engine.
 
     TABLES is a folder as NVIDIA AIConfigurator ships it:
     <gpu>/<op>/<framework>/<version>/<table>_perf.parquet. Prints the median error of every family,
     of the rows fitted and of shapes held out, and whether the profile holds these coefficients.
     With --operators norms, rotations and activations are fitted too; otherwise they stay.
 
-    With --power, FILE holds measured points as `simulate validate` reads them.
+    With --power and --served, FILE holds measured points as `simulate validate` reads them. With
+    --served and --out, a handful of rows of your own servers makes an engine profile: name its file
+    in a scenario as engine.profile.
     """
     from simulator.errors import UserError
 
@@ -59,6 +77,18 @@ def fit(
             f"fitting needs the package's source tree ({error})",
             hint="run it in a clone of the repository with its test requirements installed",
         ) from None
+    if served is not None:
+        if engine is None or devices or tables is not None or points is not None:
+            raise UserError(
+                "needs --engine, and takes no TABLES, --device or --power",
+                where=f"--served {served}",
+            )
+        _fit_engine(served, engine, out, write=write)
+        return
+    if engine is not None or out is not None:
+        raise UserError("belong to --served FILE", where="--engine and --out")
+    if not devices:
+        raise UserError("needs --device, a hardware profile to fit", where="simulate fit")
     folder = profiles or fitting.PROFILES
     if points is not None:
         if tables is not None or len(devices) != 1:
@@ -84,6 +114,39 @@ def fit(
     if write:
         for name in fitting.inherit(folder) if profiles is None else ():
             click.echo(f"wrote {folder / name}.yaml, which inherits")
+
+
+def _fit_engine(served: Path, name: str, out: Path | None, *, write: bool) -> None:
+    from calibration.fit import served as fitting
+    from calibration.validate import read_dataset
+    from simulator.engines import load_engine
+    from simulator.errors import UserError
+    from simulator.yamlio import dump_yaml
+
+    if out is not None and write:
+        raise UserError("is for the shipped profile, --out for one of your own", where="--write")
+    profile = load_engine(name)
+    dataset = read_dataset(str(served))
+    kept = Path(_KEPT) / f"fit-{dataset.name}"
+    if out is not None:
+        own = fitting.fit_own(profile, dataset.points, kept, click.echo)
+        try:
+            out.write_text(
+                dump_yaml(own.model_dump(mode="json", exclude_none=True)), encoding="utf-8"
+            )
+        except OSError as error:
+            raise UserError(f"cannot be written: {error.strerror}", where=str(out)) from None
+        click.echo(f"wrote {out}")
+        return
+    path = fitting.profile_file(profile.name)
+    text = fitting.overheads_text(fitting.fit_engine(profile, dataset.points, kept, click.echo))
+    if write:
+        fitting.MARKERS.write(path, text)
+        click.echo(f"wrote {path}")
+    elif fitting.MARKERS.read(path) == text:
+        click.echo(f"{path} holds exactly this")
+    else:
+        click.echo(f"{path} differs; --write replaces its overheads")
 
 
 def _fit_power(points: Path, folder: Path, device: str, *, write: bool) -> None:

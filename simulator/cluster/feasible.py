@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from simulator.deployment import Limits
 from simulator.errors import DoesNotFitError
-from simulator.scenario.serving import ContinuousPolicy
+from simulator.scenario.serving import FullReservationPolicy
 from simulator.serving.kv_cache import KvLayout
 from simulator.workload.requests import Requests
 
@@ -34,9 +34,10 @@ def check_requests(
     # Blocks grow with length, so the largest request that fits decides for all.
     most_tokens = _largest_that_fits(layout, int(total.max(initial=2)))
     too_big = total - 1 > most_tokens
-    unchunked = isinstance(limits.policy, ContinuousPolicy) and not limits.policy.chunked_prefill
     # A preempted request computes its prompt and its output so far in one step.
-    too_wide = total - 1 > limits.max_num_batched_tokens if unchunked else np.zeros_like(too_long)
+    at_once = prompt if isinstance(limits.policy, FullReservationPolicy) else total - 1
+    chunked = getattr(limits.policy, "chunked_prefill", True)
+    too_wide = np.zeros_like(too_long) if chunked else at_once > limits.max_num_batched_tokens
     bad: npt.NDArray[np.bool_] = too_long | too_big | too_wide
     if bad.any() and oversized == "error":
         first = int(np.flatnonzero(bad)[0])

@@ -95,6 +95,11 @@ class DecodeAttention:
         growth: Floats = n * np.maximum(form * self._factor(n, np.inf), max(stored, flops))
         return growth
 
+    @property
+    def kernels(self) -> int:
+        """One a layer."""
+        return self.count
+
     def demand(self, shape: Shape) -> Demand:
         """Time and work for each step."""
         n = shape.decode
@@ -139,6 +144,12 @@ class PrefillAttention:
     device: Device
     peak: float
     local: bool
+
+    @property
+    def kernels(self) -> int:
+        """One a layer; where keys and values are expanded from a latent, a dozen that split, copy
+        and join their parts as well."""
+        return self.count * (13 if self.past_flops else 1)
 
     def demand(self, shape: Shape) -> Demand:
         """Time and work for each step."""

@@ -7,6 +7,7 @@ prices the recorded steps operator by operator with arrays.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -33,6 +34,9 @@ from simulator.results.record import StepTable, StepWork
 from simulator.workload.requests import Floats
 
 _ALWAYS = 1 << 60
+
+UNMEASURED = (-0.25, 0.25)
+"""ln(real / predicted) of kernels that nobody has measured: an assumption."""
 
 
 class _Batch:
@@ -79,7 +83,9 @@ class StepCostModel:
         tp: int,
         limits: Limits,
     ) -> None:
-        self.operators = OperatorBuilder(spec, hardware, engine.name, precision, tp).build()
+        builder = OperatorBuilder(spec, hardware, engine.name, precision, tp)
+        self.operators = builder.build()
+        self._efficiency = builder.efficiency
         self.devices = tp
         self.peak_flops = tp * hardware.peak_flops_per_s(precision.activations)
         self.peak_bytes_per_s = tp * hardware.bandwidth_bytes_per_s
@@ -99,7 +105,8 @@ class StepCostModel:
         self._graph_sizes = graphs.sizes if limits.cuda_graphs else ()
         self._mixed_graphs = graphs.piecewise and limits.cuda_graphs != "decode_only"
         self._whole_graphs = limits.cuda_graphs != "piecewise"
-        self._launch_s = spec.layers * engine.launches.layer_us * 1e-6
+        kernels = sum(op.kernels for op in self.operators)
+        self._launch_s = kernels * engine.launches.kernel_us * 1e-6
         self._piece_s = spec.layers * engine.launches.piece_us * 1e-6
         self._emit_s = engine.front_end.token_us * 1e-6
         self._decode_ops = [op for op in self.operators if isinstance(op, DecodeAttention)]
@@ -289,6 +296,21 @@ class StepCostModel:
             operator_s=operator_s,
             resource_s=resource_s,
         )
+
+    def residual_range(self, steps: StepTable) -> tuple[float, float]:
+        """See ``Accountant.residual_range``."""
+        shape = self._shape_of(steps)
+        k = steps.steps.astype(np.float64)
+        ranges: dict[tuple[float, float], float] = {}
+        for op in self.operators:
+            known = self._efficiency.residual_range(op.efficiency) or UNMEASURED
+            ranges[known] = ranges.get(known, 0.0) + float((op.demand(shape).seconds * k).sum())
+        total = max(float(steps.duration_s.sum()), 1e-30)
+        low, high = (
+            math.sqrt(sum((taken / total * known[side]) ** 2 for known, taken in ranges.items()))
+            for side in (0, 1)
+        )
+        return low, high
 
     def _shape_of(self, steps: StepTable) -> Shape:
         """Sizes of each row's average step: times are straight lines, so the average tells all."""

@@ -19,6 +19,7 @@ from simulator.hardware.forms import (
     ExpertsEfficiency,
     MatmulEfficiency,
 )
+from simulator.scenario.base import Model
 from simulator.workload.requests import Floats
 
 
@@ -63,7 +64,17 @@ class Demand:
 
 
 class Operator(Protocol):
-    """One kind of kernel in a step."""
+    """One kind of work in a step."""
+
+    @property
+    def kernels(self) -> int:
+        """How many kernels a step launches for it."""
+        ...
+
+    @property
+    def efficiency(self) -> Model:
+        """Its coefficients."""
+        ...
 
     @property
     def name(self) -> str:
@@ -98,6 +109,11 @@ class Matmul:
     peak: float
     sampled: bool = False
 
+    @property
+    def kernels(self) -> int:
+        """The product, and where inputs are narrow the one that converts them."""
+        return self.count * (2 if self.input_bytes < 2.0 else 1)
+
     def demand(self, shape: Shape) -> Demand:
         """Time and work for each step."""
         m = shape.sampled if self.sampled else shape.tokens
@@ -129,6 +145,12 @@ class Experts:
     efficiency: ExpertsEfficiency
     device: Device
     peak: float
+
+    @property
+    def kernels(self) -> int:
+        """Three to score and choose, three to sort by expert, a conversion, two products, and one
+        to sum; the activation is part of a product."""
+        return 10 * self.count
 
     def demand(self, shape: Shape) -> Demand:
         """Time and work for each step."""
@@ -204,6 +226,11 @@ class Elementwise:
     device: Device
     sampled: bool = False
 
+    @property
+    def kernels(self) -> int:
+        """One a layer."""
+        return self.count
+
     def demand(self, shape: Shape) -> Demand:
         """Time and work for each step."""
         m = shape.sampled if self.sampled else shape.tokens
@@ -229,6 +256,11 @@ class Collective:
     efficiency: CollectiveEfficiency
     device: Device
     sampled: bool = False
+
+    @property
+    def kernels(self) -> int:
+        """One a layer."""
+        return self.count
 
     def demand(self, shape: Shape) -> Demand:
         """Time and work for each step. A ring sends 2(g−1)/g of the message to reduce it

@@ -67,10 +67,10 @@ class HostOverhead(Model):
 
 
 class Launches(Model):
-    """Host time to launch a layer: kernel by kernel, and in a step whose pieces between the
+    """Host time to launch a kernel, and to launch a layer of a step whose pieces between the
     attentions are graphs. A step on the device cannot run faster than its launches."""
 
-    layer_us: NonNegativeFloat
+    kernel_us: NonNegativeFloat
     piece_us: NonNegativeFloat = 0.0
 
 
@@ -78,14 +78,16 @@ class FrontEnd(Model):
     """HTTP, tokenization, detokenization: before the queue and on the way back.
 
     A request keeps the front end busy for ``busy_ms + busy_us_per_token × prompt``, one request at
-    a time. It reaches the queue ``request_ms`` later. The tokens of a step keep the front end busy
-    for ``token_us`` each, so that no step can be shorter than those of the one before, and leave
-    together, ``response_ms`` after that.
+    a time; prompts of random tokens, as load generators make them, ``random_us_per_token`` instead,
+    because they fall into more pieces than text. It reaches the queue ``request_ms`` later. The
+    tokens of a step keep the front end busy for ``token_us`` each, so that no step can be shorter
+    than those of the one before, and leave together, ``response_ms`` after that.
     """
 
     request_ms: NonNegativeFloat
     busy_ms: NonNegativeFloat = 0.0
     busy_us_per_token: NonNegativeFloat = 0.0
+    random_us_per_token: NonNegativeFloat = 0.0
     token_us: NonNegativeFloat = 0.0
     response_ms: NonNegativeFloat
 
@@ -94,7 +96,9 @@ class ServedFit(Model):
     """A fit to measured servers: what was read, and how far predictions are off afterwards.
 
     By metric: the median error in percent and the bias (median of predicted / measured), of the
-    rows fitted and of rows of the same groups that were held out.
+    rows fitted and of rows of the same groups that were held out; and the 10 and 90% quantiles of
+    ln(measured / predicted) with constants that are fitted without a row's group, over all ranges
+    of the engine's releases.
     """
 
     newest: date | None = Field(None, description="day of the newest measurement")
@@ -103,6 +107,7 @@ class ServedFit(Model):
     groups: tuple[str, ...]
     fitted_median_pct: dict[str, NonNegativeFloat]
     fitted_bias: dict[str, NonNegativeFloat]
+    left_out_spread: dict[str, tuple[float, float]]
     held_out_rows: Annotated[int, Field(ge=0)] = 0
     held_out_median_pct: dict[str, NonNegativeFloat] = {}
     held_out_bias: dict[str, NonNegativeFloat] = {}

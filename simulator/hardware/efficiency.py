@@ -128,6 +128,19 @@ class Efficiency(Model):
         """Coefficients of routed experts, as for :meth:`matmul_for`."""
         return _product_entry(self.grouped_matmul, weights, activations, blocks)
 
+    def residual_range(self, entry: Model) -> tuple[float, float] | None:
+        """10 and 90% quantiles of ln(measured / predicted) of held-out shapes for coefficients that
+        one of these methods gave; None where nothing was measured."""
+        named = [
+            *((f"{family} {key}", own) for family in _BY_FORMAT
+              for key, own in getattr(self, family).items()),
+            ("collective", self.collective),
+            ("all_gather", self.all_gather),
+        ]  # fmt: skip
+        label = next((label for label, own in named if own is entry), "")
+        found = self.provenance.residual_quantiles.get(label)
+        return None if found is None else (found[0], found[2])
+
     def elementwise_for(self, kind: str) -> ElementwiseEfficiency:
         """Coefficients of ``norm``, ``rotation`` or ``activation``; others share one entry."""
         return next((e for k, e in self.elementwise_kinds.items() if k == kind), self.elementwise)

@@ -83,8 +83,9 @@ class MoeMlp:
     ``shared_intermediate`` is the width of all shared experts together, 0 for none;
     ``shared_gate``: a learned scalar weighs their output. ``router_bias``: one number an expert.
     ``skew``: how many times as many tokens the most popular expert gets as the least; 1 for equal
-    shares. At 50 the most popular one gets four times the mean, as NVIDIA AIConfigurator's
-    ``power_law_1.01`` at 64 tokens a step; publishers do not state it.
+    shares. At 10 the most popular one gets 2.6 times the mean. Publishers do not state it: servers
+    under random prompts decode as with 10 to 50, under real text as with 1 to 10
+    (docs/calibration.md).
     """
 
     experts: int
@@ -95,7 +96,7 @@ class MoeMlp:
     bias: bool = False
     router_bias: bool = False
     shared_gate: bool = False
-    skew: float = 50.0
+    skew: float = 10.0
     kind: Literal["moe"] = "moe"
 
 

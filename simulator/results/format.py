@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 NOTHING = "–"
 
 
@@ -30,6 +32,11 @@ def number(value: float | int | None, digits: int = 3) -> str:
 def milliseconds(value: float | None) -> str:
     """As ``number``, but nobody wants to know thousandths of a microsecond."""
     return "<0.01" if value is not None and 0 < value < 0.01 else number(value)
+
+
+def bounds(pair: Sequence[float] | None) -> str:
+    """An interval, both ends as ``milliseconds``."""
+    return NOTHING if pair is None else f"{milliseconds(pair[0])}–{milliseconds(pair[1])}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:

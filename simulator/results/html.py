@@ -25,6 +25,8 @@ from simulator.results.phrases import (
     counted_line,
     engine_line,
     hardware_line,
+    interval_row,
+    interval_title,
     model_line,
     slo_lines,
     traffic_line,
@@ -139,10 +141,12 @@ def _tiles(summary: Summary) -> list[tuple[str, str, str, str]]:
 def _latency(summary: Summary) -> str:
     names = ("mean", "p50", "p90", "p95", "p99", "max", "min", "std")
     keys = (*LATENCIES, ("normalized_ms_per_token", "E2E per token"))
-    rows = [
-        (title, *(milliseconds(summary["latency"][key][name]) for name in names))
-        for key, title in keys
-    ]
+    rows = []
+    for key, title in keys:
+        rows.append((title, *(milliseconds(summary["latency"][key][name]) for name in names)))
+        within = interval_row(summary, key, names)
+        if within is not None:
+            rows.append((interval_title(summary), *within))
     content = [parts.table(("ms", *names), rows)]
     if summary["classes"]:
         head = ("class", "requests", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99",

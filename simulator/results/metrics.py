@@ -40,6 +40,7 @@ def summarize(
     window: Window,
     times: RequestTimes,
     gaps: GapDistribution,
+    uncertainty: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The summary: a nested dictionary that JSON can hold, with units in its keys and null for
     what is undefined. The same run gives the same summary, bit for bit."""
@@ -71,10 +72,29 @@ def summarize(
             "littles_law": littles_law(deployment, record, sums),
         },
     }
+    summary["uncertainty"] = _uncertainty_section(summary, uncertainty)
     summary["warnings"] = list(warnings(record, window, summary))
     summary["notes"] = list(notes(deployment, record, window, summary))
     summary["scenario"] = deployment.scenario.model_dump(mode="json")
     return summary
+
+
+def _uncertainty_section(
+    summary: dict[str, Any], found: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Bounds of the figures of this very summary, from bounds relative to them."""
+    if found is None:
+        return None
+    intervals = {}
+    for path, (low, high) in found["factors"].items():
+        section, key, *rest = path.split(".")
+        value = summary[section][key]
+        for name in rest:
+            value = value[name]
+        if value is not None:
+            intervals[path] = [value * low, value * high]
+    kept = {key: value for key, value in found.items() if key != "factors"}
+    return {**kept, "intervals": intervals}
 
 
 def counted_gaps(record: RunRecord, window: Window) -> GapDistribution:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from simulator.results.format import duration, number, parameters, percent
+from simulator.results.format import bounds, duration, number, parameters, percent
 
 LATENCIES = (
     ("ttft_ms", "TTFT"),
@@ -13,6 +14,22 @@ LATENCIES = (
     ("e2e_ms", "E2E latency"),
     ("queueing_ms", "Queueing"),
 )
+
+
+def interval_row(summary: dict[str, Any], key: str, names: Sequence[str]) -> list[str] | None:
+    """Bounds of a latency's statistics under their columns; None where there are no intervals."""
+    section = summary.get("uncertainty")
+    known = section["intervals"] if section else {}
+    pairs = [known.get(f"latency.{key}.{name}") for name in names]
+    if not any(pairs):
+        return None
+    return [bounds(pair) if pair else "" for pair in pairs]
+
+
+def interval_title(summary: dict[str, Any]) -> str:
+    """What such a row is called."""
+    return f"{100 * summary['uncertainty']['level']:.0f}% within"
+
 
 LIMITS = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 

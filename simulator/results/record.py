@@ -175,3 +175,9 @@ class Accountant(Protocol):
     def account(self, steps: StepTable) -> StepWork:
         """Work behind each row."""
         ...
+
+    def residual_range(self, steps: StepTable) -> tuple[float, float]:
+        """How far below and above the prediction the kernels of these rows may lie together:
+        the 10 and 90% quantiles of ln(measured / predicted) of each family of kernels, by its share
+        of the time, as root of the sum of squares; both not negative."""
+        ...

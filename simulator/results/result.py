@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +29,20 @@ class Result:
         deployment: what was simulated.
         record: what the clock left behind.
         accountant: prices its steps.
+        uncertainty: works out the section of the summary of that name; None: there is none.
     """
 
     def __init__(
-        self, deployment: ResolvedDeployment, record: RunRecord, accountant: Accountant
+        self,
+        deployment: ResolvedDeployment,
+        record: RunRecord,
+        accountant: Accountant,
+        uncertainty: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         self.deployment = deployment
         self.record = record
         self.accountant = accountant
+        self._uncertainty = uncertainty
 
     def __repr__(self) -> str:
         requests, name = len(self.record.outcome), self.deployment.scenario.name
@@ -60,8 +66,9 @@ class Result:
     @cached_property
     def _summary(self) -> dict[str, Any]:
         return summarize(
-            self.deployment, self.record, self.accountant, self.window, self.times, self.gaps
-        )
+            self.deployment, self.record, self.accountant, self.window, self.times, self.gaps,
+            self._uncertainty() if self._uncertainty is not None else None,
+        )  # fmt: skip
 
     def summary(self) -> dict[str, Any]:
         """All metrics, nested, JSON-able, units in the keys, null for what is undefined; what each

@@ -19,6 +19,8 @@ from simulator.results.phrases import (
     counted_line,
     engine_line,
     hardware_line,
+    interval_row,
+    interval_title,
     model_line,
     slo_lines,
     traffic_line,
@@ -55,7 +57,7 @@ def render(result: HasSummary, console: Console, files: Sequence[str] = ()) -> N
         show(Text(summary["description"], style="dim"))
     show(_facts(_what(summary)))
     show("")
-    show(_latencies(summary["latency"]))
+    show(_latencies(summary))
     if summary["classes"]:
         show(_classes(summary["classes"]))
     show(_facts(_figures(summary)))
@@ -193,8 +195,11 @@ def _bill(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _latencies(latency: dict[str, Any]) -> Table:
+def _latencies(summary: dict[str, Any]) -> Table:
     from rich.table import Table
+    from rich.text import Text
+
+    latency = summary["latency"]
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("ms", min_width=11)
@@ -202,6 +207,10 @@ def _latencies(latency: dict[str, Any]) -> Table:
         table.add_column(name, justify="right", no_wrap=True, min_width=8)
     for key, title in LATENCIES:
         table.add_row(title, *(milliseconds(latency[key][name]) for name in _STATISTICS))
+        within = interval_row(summary, key, _STATISTICS)
+        if within is not None:
+            cells = [interval_title(summary), *within]
+            table.add_row(*(Text(cell, style="dim") for cell in cells))
     table.add_row()
     return table
 

@@ -73,9 +73,17 @@ class DynamicPolicy(Model):
 
 class FullReservationPolicy(Model):
     """Continuous batching that reserves KV blocks for the prompt and the whole output on
-    admission, so that nothing is ever preempted."""
+    admission, so that nothing is ever preempted. Prompts may wait for more of them to come while
+    others decode (TensorRT-LLM's batch_wait_timeout_iters and batch_wait_max_tokens_ratio)."""
 
     kind: Literal["full_reservation"] = "full_reservation"
+    chunked_prefill: bool = Field(True, description="whether a prompt may be split over steps")
+    wait_steps: Annotated[int, Field(ge=0, le=100_000, strict=True)] = Field(
+        0, description="most steps that prompts wait, while others decode, for more to come"
+    )
+    wait_fill: PositiveFraction = Field(
+        1.0, description="share of the token budget at which a step with them is full enough"
+    )
 
 
 Policy = Annotated[
@@ -110,6 +118,11 @@ class EngineChoice(Model):
         None,
         description="whether a step is planned while the one before it runs; what arrives then "
         "waits a step longer",
+    )
+    random_prompts: bool = Field(
+        False,
+        description="whether prompts are random tokens, as load generators send them, which take "
+        "longer to tokenize than text",
     )
     memory_fraction: PositiveFraction | None = Field(
         None, description="share of device memory, with the meaning the engine gives it"

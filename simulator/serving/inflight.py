@@ -24,6 +24,8 @@ class InFlightScheduler:
         chunked_prefill: a prompt may be split over steps.
         reserve: take the blocks of the whole output with the admission (never preempts).
         prefill_first: prompts get steps of their own, and decoding waits for them.
+        wait_steps: while others decode, prompts that could be admitted wait up to so many steps for
+            more to come, unless the step with them would have ``wait_fill`` of the token budget.
         local_span, local_chunked: span of the local-attention layers, see ``StepCost``.
     """
 
@@ -36,6 +38,8 @@ class InFlightScheduler:
         chunked_prefill: bool = True,
         reserve: bool = False,
         prefill_first: bool = False,
+        wait_steps: int = 0,
+        wait_fill: float = 1.0,
         local_span: int = 0,
         local_chunked: bool = False,
     ) -> None:
@@ -46,6 +50,9 @@ class InFlightScheduler:
         self.reserve = reserve
         self.prefill_first = prefill_first
         self.pauses_decoding = prefill_first
+        self.wait_steps = wait_steps
+        self.enough = wait_fill * max_num_batched_tokens
+        self._waited = 0
         self.waiting: deque[Sequence] = deque()
         self.blocked = False
         # The first waiting one is blocked with a prefix hit. Should its cached blocks be taken
@@ -94,8 +101,10 @@ class InFlightScheduler:
                 if not self.prefill_first:
                     self._add_prompts(plan, self.budget - plan.decode)
                 settled = not self.waiting or (self.blocked and not plan.preempted)
-                if settled and plan.decode and not plan.chunks:
+                if (settled or plan.held) and plan.decode and not plan.chunks:
                     plan.steps = self._leap()
+                    if plan.held:
+                        plan.steps = min(plan.steps, self.wait_steps - self._waited)
             if plan.decode or plan.chunks:
                 plan.running = len(self._running)
                 plan.stored = self.decoding.context - self.decoding.count
@@ -124,7 +133,42 @@ class InFlightScheduler:
         if self._partial is not None and left > 0:
             left = self._continue_partial(plan, left)
         if self.waiting and not plan.preempted:
-            self._admit(plan, left)
+            plan.held = self._waited < self.wait_steps and self._worth_waiting(plan, left)
+            if not plan.held:
+                self._admit(plan, left)
+                if plan.chunks:
+                    self._waited = 0
+
+    def _worth_waiting(self, plan: Plan, left: int) -> bool:
+        """Whether some prompt could be admitted beside decoding sequences, but too few to fill the
+        step. Each is looked at with the cache as it stands."""
+        if not plan.decode or plan.chunks:
+            return False
+        count, free, tokens = len(self._running), self.kv.free, plan.decode
+        for sequence in self.waiting:
+            hits, new, _, blocks = self._asks(sequence, left)
+            needed = blocks + self.kv.unreferenced(sequence, hits) if hits else blocks
+            if count >= self.max_num_seqs or not 0 < new <= left or needed > free:
+                break
+            count, free, left, tokens = count + 1, free - needed, left - new, tokens + new
+            if tokens >= self.enough:
+                return False
+        return tokens > plan.decode
+
+    def _asks(self, sequence: Sequence, left: int) -> tuple[int, int, int, int]:
+        """Of the next prompt: blocks found in the cache, tokens to compute now (more than ``left``
+        where it may not be split), its fixed blocks, and blocks to take."""
+        kv, layout = self.kv, self.kv.layout
+        hits = past = 0
+        if sequence.streams is not None or sequence.preemptions:
+            hits = kv.lookup(sequence)
+            past = hits * kv.block_size
+        new = sequence.target - past
+        if new > left and self.chunked_prefill:
+            new = left
+        fixed = layout.fixed_blocks(sequence.most_tokens) if layout.local_ratio else 0
+        total = layout.growing_blocks(sequence.most_tokens if self.reserve else past + new)
+        return hits, new, fixed, total + fixed - hits
 
     def _leap(self) -> int:
         """How many steps the batch can decode unchanged; the first one's blocks are taken."""
@@ -156,7 +200,6 @@ class InFlightScheduler:
         kv = self.kv
         waiting = self.waiting
         running = self._running
-        layout = kv.layout
         count, most = len(running), self.max_num_seqs
         while waiting:
             if count >= most:
@@ -165,19 +208,10 @@ class InFlightScheduler:
             if left <= 0:
                 return
             sequence = waiting[0]
-            hits = past = 0
-            if sequence.streams is not None or sequence.preemptions:
-                hits = kv.lookup(sequence)
-                past = hits * kv.block_size
-            new = sequence.target - past
+            hits, new, fixed, blocks = self._asks(sequence, left)
             if new > left:
-                if not self.chunked_prefill:
-                    self.blocked = not plan.chunks
-                    return
-                new = left
-            fixed = layout.fixed_blocks(sequence.most_tokens) if layout.local_ratio else 0
-            total = layout.growing_blocks(sequence.most_tokens if self.reserve else past + new)
-            blocks = total + fixed - hits
+                self.blocked = not plan.chunks
+                return
             needed = blocks + kv.unreferenced(sequence, hits) if hits else blocks
             spare = count if self.prefill_first else 0
             if needed + spare > kv.free:
@@ -191,7 +225,7 @@ class InFlightScheduler:
             sequence.order = self._admissions
             sequence.fixed = fixed
             sequence.blocks = hits
-            sequence.computed = past
+            past = sequence.computed = hits * kv.block_size
             if hits:
                 kv.share(sequence, hits)
             if sequence.cached < 0:
@@ -269,6 +303,8 @@ class InFlightScheduler:
         """Books ``steps`` executions of the plan; returns the sequences that ended."""
         decoding = self.decoding
         ended: list[Sequence] = []
+        if plan.held:
+            self._waited += steps
         if steps > 1 and decoding.growing:
             first = decoding.need[decoding.steps % decoding.block_size]
             self.kv.take(decoding.blocks_for(steps) - first)

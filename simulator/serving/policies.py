@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from simulator.deployment import Limits
 from simulator.scenario.serving import (
-    ContinuousPolicy,
     DynamicPolicy,
     FullReservationPolicy,
     PrefillFirstPolicy,
@@ -26,9 +25,11 @@ def _inflight(kv: KvCache, limits: Limits, span: int, chunked: bool) -> Schedule
         kv,
         max_num_seqs=limits.max_num_seqs,
         max_num_batched_tokens=limits.max_num_batched_tokens,
-        chunked_prefill=not isinstance(policy, ContinuousPolicy) or policy.chunked_prefill,
+        chunked_prefill=getattr(policy, "chunked_prefill", True),
         reserve=isinstance(policy, FullReservationPolicy),
         prefill_first=isinstance(policy, PrefillFirstPolicy),
+        wait_steps=policy.wait_steps if isinstance(policy, FullReservationPolicy) else 0,
+        wait_fill=policy.wait_fill if isinstance(policy, FullReservationPolicy) else 1.0,
         local_span=span,
         local_chunked=chunked,
     )

@@ -32,6 +32,7 @@ class Plan:
         wasted: tokens of the chunks that are padding or recomputation.
         preempted: sequences that lost their blocks to make this plan possible.
         interrupted: those of them that were decoding.
+        held: prompts that could be admitted wait for more to come.
         running: sequences admitted.
         stored: tokens in the cache before the step, without those of ``prefill``.
         kv_used: KV blocks in use at the end of the last step, set by ``complete``.
@@ -43,6 +44,7 @@ class Plan:
         "decode",
         "emitting",
         "ending",
+        "held",
         "interrupted",
         "kv_used",
         "local_context",
@@ -67,6 +69,7 @@ class Plan:
         self.ending = self.decode = self.emitting = self.wasted = 0
         self.context = self.local_context = self.local_growth = 0
         self.steps = 1
+        self.held = False
 
 
 class Scheduler(Protocol):

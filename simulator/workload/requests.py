@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +75,21 @@ class Requests:
 
     def __len__(self) -> int:
         return len(self.arrival_s)
+
+    def first(self, n: int) -> Requests:
+        """The first ``n`` requests, which wait for none of the others."""
+        if n >= len(self):
+            return self
+        prefixes = self.prefixes
+        if prefixes is not None:
+            segments = int(prefixes.offsets[n])
+            prefixes = PrefixStreams(
+                prefixes.offsets[: n + 1], prefixes.stream[:segments], prefixes.end[:segments],
+                prefixes.continues[:n],
+            )  # fmt: skip
+        columns = ("arrival_s", "input_tokens", "output_tokens", "class_id", "parent", "pool",
+                   "session")  # fmt: skip
+        return replace(self, prefixes=prefixes, **{c: getattr(self, c)[:n] for c in columns})
 
     @property
     def open_loop(self) -> bool:

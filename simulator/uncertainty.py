@@ -1,0 +1,221 @@
+"""How far a prediction may be off: an interval for every figure that people decide by.
+
+Three sources: kernels that take longer or shorter than their fitted forms (residual quantiles of
+the hardware profile), engines (errors of the fit to measured servers on groups it did not see), and
+chance (so many requests were drawn). The first two lengthen or shorten all steps of a second and a
+third run, so that queues answer as queues do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from simulator.cluster import FrontEndTimes
+from simulator.costs.protocol import Chunk, StepCost
+from simulator.deployment import ResolvedDeployment
+from simulator.results.latency import RequestTimes
+from simulator.results.record import Accountant, RunRecord
+from simulator.results.window import window_of
+from simulator.scenario.serving import Measurement
+from simulator.workload.requests import Floats, Requests
+
+LEVEL = 0.8
+"""Share of measurements that should lie inside: residuals are kept as 10 and 90% quantiles."""
+
+MOST_REQUESTS = 2000
+"""Of longer traffic, the first so many stand for all."""
+
+UNFITTED = (-0.25, 0.25)
+"""ln(real / predicted) of steps of engines that are fitted to no server: an assumption."""
+
+Figures = dict[str, float]
+Range = tuple[float, float]
+
+_SPREAD = ("ttft_ms", "tpot_ms", "e2e_ms")
+_PERCENTILES = (50, 90, 95, 99)
+_BATCHES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """By how much steps may be off: 10 and 90% quantiles of ln(real / predicted) for steps with
+    prompts and for those without."""
+
+    prompts: Range
+    decode: Range
+
+
+class Scaled:
+    """A cost model whose steps take longer or shorter by a factor (``StepCost``)."""
+
+    def __init__(self, cost: StepCost, prompts: float, decode: float) -> None:
+        self._cost = cost
+        self._prompts = prompts
+        self._decode = decode
+        self.local_span = cost.local_span
+        self.local_is_chunked = cost.local_is_chunked
+
+    def decode(
+        self, sequences: int, context: int, local_context: int, local_growth: int
+    ) -> tuple[float, float, int]:
+        """See ``StepCost.decode``."""
+        first, slope, steps = self._cost.decode(sequences, context, local_context, local_growth)
+        return first * self._decode, slope * self._decode, steps
+
+    def step(
+        self,
+        sequences: int,
+        context: int,
+        local_context: int,
+        chunks: Sequence[Chunk],
+        sampled: int,
+    ) -> float:
+        """See ``StepCost.step``."""
+        return self._prompts * self._cost.step(sequences, context, local_context, chunks, sampled)
+
+
+Rerun = Callable[[Requests, StepCost, FrontEndTimes], RunRecord]
+"""Runs traffic with other step times through the same deployment."""
+
+
+def uncertainty(
+    deployment: ResolvedDeployment,
+    record: RunRecord,
+    cost: StepCost,
+    accountant: Accountant,
+    front_end: FrontEndTimes,
+    rerun: Rerun,
+) -> dict[str, Any]:
+    """The section of a summary.
+
+    Args:
+        deployment: what was simulated.
+        record: of the run.
+        cost, accountant: its cost model, asked and answering.
+        front_end: of its replicas.
+        rerun: see ``Rerun``.
+
+    Returns:
+        ``level``; ``factors``, a pair of bounds relative to the figure by its path in the summary;
+        ``step_time_factor``, the spread of both kinds of steps; ``requests``, how many the two
+        other runs had.
+    """
+    spread = spread_of(deployment, record, accountant)
+    measurement = deployment.scenario.measurement
+    requests = record.requests
+    some = requests.first(MOST_REQUESTS)
+    base = figures(record, measurement)
+    start = base if len(some) == len(requests) else figures(
+        rerun(some, cost, front_end), measurement
+    )  # fmt: skip
+    found: list[Figures] = []
+    for side in (0, 1):
+        prompts, decode = math.exp(spread.prompts[side]), math.exp(spread.decode[side])
+        slower = Scaled(cost, prompts, decode)
+        around = FrontEndTimes(*(part * prompts for part in front_end))
+        found.append(figures(rerun(some, slower, around), measurement))
+    chance = _chance(record, measurement)
+    factors: dict[str, list[float]] = {}
+    for name, value in base.items():
+        if value <= 0.0 or start.get(name, 0.0) <= 0.0:
+            continue
+        ratios = [other[name] / start[name] for other in found if other.get(name, 0.0) > 0.0]
+        factors[name] = _factors([1.0, *ratios], chance.get(name, (0.0, 0.0)))
+    rate = factors.get("throughput.output_tokens_per_s")
+    if rate is not None:
+        factors["cost.usd_per_million_output_tokens"] = [1.0 / end for end in rate[::-1]]
+    return {
+        "level": LEVEL,
+        "requests": len(some),
+        "step_time_factor": {
+            "with_prompts": [math.exp(end) for end in spread.prompts],
+            "decode_only": [math.exp(end) for end in spread.decode],
+        },
+        "factors": factors,
+    }
+
+
+def spread_of(deployment: ResolvedDeployment, record: RunRecord, accountant: Accountant) -> Spread:
+    """What kernels and engine together leave open, as root of the sum of squares."""
+    fit = deployment.engine.overheads[-1].fit
+    left_out: Mapping[str, Range] = fit.left_out_spread if fit else {}
+    steps = record.steps
+    mixed = steps.prefill > 0
+    sides = {}
+    for name, rows in (("ttft_ms", mixed), ("tpot_ms", ~mixed)):
+        part = steps.select(np.flatnonzero(rows))
+        kernels = accountant.residual_range(part) if len(part) else (0.0, 0.0)
+        engine = left_out.get(name, UNFITTED)
+        sides[name] = (
+            -math.hypot(min(engine[0], 0.0), kernels[0]),
+            math.hypot(max(engine[1], 0.0), kernels[1]),
+        )
+    return Spread(prompts=sides["ttft_ms"], decode=sides["tpot_ms"])
+
+
+def figures(record: RunRecord, measurement: Measurement) -> Figures:
+    """What gets an interval, by its path in the summary; what is undefined is left out."""
+    times, window = RequestTimes(record), window_of(record, measurement)
+    found: Figures = {}
+    for name in _SPREAD:
+        values = _defined(getattr(times, name), window.counted)
+        if len(values):
+            found[f"latency.{name}.mean"] = float(values.mean())
+            for percent, value in zip(
+                _PERCENTILES, np.percentile(values, _PERCENTILES), strict=True
+            ):
+                found[f"latency.{name}.p{percent}"] = float(value)
+    if window.duration_s > 0:
+        ended = window.holds(record.finish_s)
+        tokens = float(record.requests.output_tokens[ended].sum())
+        found["throughput.output_tokens_per_s"] = tokens / window.duration_s
+    return found
+
+
+def _chance(record: RunRecord, measurement: Measurement) -> dict[str, Range]:
+    """What another draw of the traffic could give, as logarithms: of percentiles from their order
+    statistics, of means from the means of batches of requests in the order of sending."""
+    times, window = RequestTimes(record), window_of(record, measurement)
+    z = NormalDist().inv_cdf((1.0 + LEVEL) / 2.0)
+    found: dict[str, Range] = {}
+    for name in _SPREAD:
+        values = _defined(getattr(times, name), window.counted)
+        if len(values) < 2 * _BATCHES:
+            continue
+        batches = np.array([part.mean() for part in np.array_split(values, _BATCHES)])
+        mean = float(values.mean())
+        if mean > 0.0:
+            error = z * float(batches.std(ddof=1)) / math.sqrt(_BATCHES) / mean
+            found[f"latency.{name}.mean"] = (-error, error)
+        ordered = np.sort(values)
+        for percent in _PERCENTILES:
+            found[f"latency.{name}.p{percent}"] = _of_order(ordered, percent / 100.0, z)
+    return found
+
+
+def _of_order(ordered: Floats, share: float, z: float) -> Range:
+    n = len(ordered)
+    away = z * math.sqrt(n * share * (1.0 - share))
+    middle = float(np.percentile(ordered, 100.0 * share))
+    low = float(ordered[max(0, math.floor(n * share - away) - 1)])
+    high = float(ordered[min(n - 1, math.ceil(n * share + away) - 1)])
+    if low <= 0.0 or middle <= 0.0:
+        return (0.0, 0.0)
+    return (min(0.0, math.log(low / middle)), max(0.0, math.log(high / middle)))
+
+
+def _factors(ratios: Sequence[float], chance: Range) -> list[float]:
+    low = math.hypot(math.log(min(ratios)), chance[0])
+    high = math.hypot(math.log(max(ratios)), chance[1])
+    return [math.exp(-low), math.exp(high)]
+
+
+def _defined(values: Floats, counted: np.ndarray) -> Floats:
+    chosen: Floats = values[counted]
+    return chosen[np.isfinite(chosen)]
