@@ -84,6 +84,7 @@ def run(resolved: Resolved, requests: Requests, replicas: int) -> RunRecord:
         layout=resolved.layout,
         replicas=replicas,
         router=LeastOutstandingRouter(),
+        front_end=resolved.front_end,
     )
 
 
@@ -100,7 +101,8 @@ def naive_rate(resolved: Resolved, requests: Requests) -> float:
     from oracle import run_oracle
 
     started = perf_counter()
-    run_oracle(requests, resolved.deployment.limits, resolved.layout.blocks, resolved.cost)
+    limits, blocks = resolved.deployment.limits, resolved.layout.blocks
+    run_oracle(requests, limits, blocks, resolved.cost, front_end=resolved.front_end)
     return len(requests) / (perf_counter() - started)
 
 

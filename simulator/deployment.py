@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from simulator.engines.profile import EngineProfile
 from simulator.hardware.profile import HardwareProfile
@@ -33,6 +33,24 @@ class Limits:
     prefix_caching: bool
     cuda_graphs: bool | Literal["decode_only", "piecewise"]
     async_scheduling: bool
+
+
+class FrontEndTimes(NamedTuple):
+    """What a request and its answer take around the engine, seconds.
+
+    A request keeps the front end of its replica busy for ``busy_s + busy_s_per_token`` times its
+    prompt, one request at a time, and reaches the queue ``request_s`` later. Each token of a step
+    keeps it busy for ``token_s``; when all are handled, they leave ``response_s`` later.
+    """
+
+    request_s: float = 0.0
+    busy_s: float = 0.0
+    busy_s_per_token: float = 0.0
+    token_s: float = 0.0
+    response_s: float = 0.0
+
+
+NO_FRONT_END = FrontEndTimes()
 
 
 @dataclass(frozen=True, slots=True)

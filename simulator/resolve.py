@@ -10,7 +10,12 @@ from typing import TypeVar
 
 from simulator.costs.memory import memory_budget
 from simulator.costs.model import StepCostModel
-from simulator.deployment import Limits, ResolvedDeployment, ResolvedPrecision
+from simulator.deployment import (
+    FrontEndTimes,
+    Limits,
+    ResolvedDeployment,
+    ResolvedPrecision,
+)
 from simulator.engines import load_engine
 from simulator.engines.profile import EngineProfile
 from simulator.errors import ScenarioError, UserError
@@ -36,11 +41,12 @@ _NARROWER = {
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A deployment with what the clock needs: its cost model and its KV layout."""
+    """A deployment with what the clock needs: its cost model, KV layout and front end."""
 
     deployment: ResolvedDeployment
     cost: StepCostModel
     layout: KvLayout
+    front_end: FrontEndTimes
 
 
 def resolve(
@@ -86,7 +92,20 @@ def resolve(
     deployment = ResolvedDeployment(
         scenario, spec, hardware, engine, precision, limits, memory, usd, note
     )
-    return Resolved(deployment, cost, layout)
+    front_end = _front_end(engine, random_prompts=scenario.engine.random_prompts)
+    return Resolved(deployment, cost, layout, front_end)
+
+
+def _front_end(engine: EngineProfile, *, random_prompts: bool) -> FrontEndTimes:
+    found = engine.front_end
+    per_token_us = found.random_us_per_token if random_prompts else found.busy_us_per_token
+    return FrontEndTimes(
+        request_s=found.request_ms / 1e3,
+        busy_s=found.busy_ms / 1e3,
+        busy_s_per_token=per_token_us / 1e6,
+        token_s=found.token_us / 1e6,
+        response_s=found.response_ms / 1e3,
+    )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from simulator.scenario.scenario import Scenario
 
 if TYPE_CHECKING:
-    from simulator.cluster import Progress
+    from simulator.cluster import FrontEndTimes, Progress
     from simulator.costs.protocol import StepCost
     from simulator.engines import EngineProfile
     from simulator.results import Result
@@ -48,7 +48,7 @@ def simulate(
         )
     import numpy as np
 
-    from simulator.cluster import FrontEndTimes, run_cluster
+    from simulator.cluster import run_cluster
     from simulator.resolve import resolve
     from simulator.results import Result
     from simulator.uncertainty import uncertainty
@@ -59,19 +59,6 @@ def simulate(
     requests = build_requests(scenario.workload, np.random.default_rng(seed), base)
     deployment = resolved.deployment
     serving = scenario.deployment
-    front_end = deployment.engine.front_end
-    per_token_us = (
-        front_end.random_us_per_token
-        if scenario.engine.random_prompts
-        else front_end.busy_us_per_token
-    )
-    around = FrontEndTimes(
-        front_end.request_ms / 1e3,
-        front_end.busy_ms / 1e3,
-        per_token_us / 1e6,
-        front_end.token_us / 1e6,
-        front_end.response_ms / 1e3,
-    )
 
     def run(
         traffic: Requests, cost: StepCost, ends: FrontEndTimes, told: Progress | None = None
@@ -92,11 +79,13 @@ def simulate(
             progress=told,
         )
 
-    record = run(requests, resolved.cost, around, progress)
+    record = run(requests, resolved.cost, resolved.front_end, progress)
     if not intervals or record.interrupted:
         return Result(deployment, record, resolved.cost)
 
     def asked() -> dict[str, Any]:
-        return uncertainty(deployment, record, resolved.cost, resolved.cost, around, run)
+        return uncertainty(
+            deployment, record, resolved.cost, resolved.cost, resolved.front_end, run
+        )
 
     return Result(deployment, record, resolved.cost, asked)

@@ -1,6 +1,6 @@
 """Replicas, routing and clients on a simpy clock."""
 
-from simulator.cluster.replica import FrontEndTimes
 from simulator.cluster.run import Progress, run_cluster
+from simulator.deployment import FrontEndTimes
 
 __all__ = ["FrontEndTimes", "Progress", "run_cluster"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from math import inf, sqrt
-from typing import NamedTuple
 
 from simpy import Environment, Event
 from simpy.events import EventPriority
 
 from simulator.cluster.recorder import FLUSH_AT, Recorder, pack_row
 from simulator.costs.protocol import Chunk, StepCost, local_pairs
+from simulator.deployment import FrontEndTimes
 from simulator.serving.scheduler import Plan, Scheduler
 from simulator.serving.sequence import Sequence
 
@@ -23,24 +23,6 @@ a boundary is seen by it (simpy runs lower numbers first; 1 is normal)."""
 
 _TICK = 1e-9
 """Seconds by which a timer may fire early, because sums of times are rounded."""
-
-
-class FrontEndTimes(NamedTuple):
-    """What a request and its answer take around the engine, seconds.
-
-    A request keeps the front end of its replica busy for ``busy_s + busy_s_per_token`` times its
-    prompt, one request at a time, and reaches the queue ``request_s`` later. Each token of a step
-    keeps it busy for ``token_s``; when all are handled, they leave ``response_s`` later.
-    """
-
-    request_s: float = 0.0
-    busy_s: float = 0.0
-    busy_s_per_token: float = 0.0
-    token_s: float = 0.0
-    response_s: float = 0.0
-
-
-NO_FRONT_END = FrontEndTimes()
 
 
 class Wake(Event):

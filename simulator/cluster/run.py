@@ -16,15 +16,13 @@ from simulator.cluster.feasible import check_requests
 from simulator.cluster.recorder import Recorder
 from simulator.cluster.replica import (
     LAST,
-    NO_FRONT_END,
     NORMAL,
-    FrontEndTimes,
     Replica,
     Wake,
 )
 from simulator.cluster.routers import ROUTERS, Fleet
 from simulator.costs.protocol import StepCost
-from simulator.deployment import Limits
+from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
 from simulator.results.record import REJECTED, TIMED_OUT, RunRecord
 from simulator.scenario.serving import DynamicPolicy, RoundRobinRouter, Router
 from simulator.serving.kv_cache import KvLayout
