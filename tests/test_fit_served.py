@@ -10,16 +10,16 @@ import yaml
 from click.testing import CliRunner
 
 from calibration.fit import served
-from calibration.fit.served import (
+from calibration.fit.engines import (
     CONSTANTS,
     MARKERS,
-    NARROW,
+    EngineFits,
     engines,
-    fit_own,
     overheads_text,
     profile_file,
     rows_of,
 )
+from calibration.fit.served import NARROW, fit_own
 from calibration.validate import read_dataset
 from calibration.validate.prediction import predict
 from calibration.validate.splits import splits
@@ -92,7 +92,7 @@ def test_leaving_a_group_out_is_one_newton_step() -> None:
 
 
 @pytest.mark.parametrize("plan", engines().engines, ids=lambda plan: plan.engine)
-def test_the_shipped_file_holds_what_its_profile_says(plan: served.EngineFits) -> None:
+def test_the_shipped_file_holds_what_its_profile_says(plan: EngineFits) -> None:
     """Between the marker lines stands the fit, one entry for each range of releases, within its
     bounds and never from a row of a validation group."""
     profile = load_engine(plan.engine)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from calibration.fit.engines import CONSTANTS, engines
 from calibration.fit.profile import ENGINES
-from calibration.fit.served import CONSTANTS, engines
 from simulator.engines import load_engine
 from simulator.engines.profile import ServedFit
 from simulator.hardware import load_hardware

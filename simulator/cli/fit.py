@@ -117,6 +117,7 @@ def fit(
 
 
 def _fit_engine(served: Path, name: str, out: Path | None, *, write: bool) -> None:
+    from calibration.fit import engines
     from calibration.fit import served as fitting
     from calibration.validate import read_dataset
     from simulator.engines import load_engine
@@ -138,12 +139,12 @@ def _fit_engine(served: Path, name: str, out: Path | None, *, write: bool) -> No
             raise UserError(f"cannot be written: {error.strerror}", where=str(out)) from None
         click.echo(f"wrote {out}")
         return
-    path = fitting.profile_file(profile.name)
-    text = fitting.overheads_text(fitting.fit_engine(profile, dataset.points, kept, click.echo))
+    path = engines.profile_file(profile.name)
+    text = engines.overheads_text(fitting.fit_engine(profile, dataset.points, kept, click.echo))
     if write:
-        fitting.MARKERS.write(path, text)
+        engines.MARKERS.write(path, text)
         click.echo(f"wrote {path}")
-    elif fitting.MARKERS.read(path) == text:
+    elif engines.MARKERS.read(path) == text:
         click.echo(f"{path} holds exactly this")
     else:
         click.echo(f"{path} differs; --write replaces its overheads")
