@@ -7,44 +7,17 @@ from collections.abc import Callable
 from math import inf, sqrt
 
 from simpy import Environment, Event
-from simpy.events import EventPriority
 
+from simulator.cluster.front_end import FrontEnd
 from simulator.cluster.recorder import FLUSH_AT, Recorder, pack_row
+from simulator.cluster.wake import Wake
 from simulator.costs.protocol import Chunk, StepCost, local_pairs
 from simulator.deployment import FrontEndTimes
 from simulator.serving.scheduler import Plan, Scheduler
 from simulator.serving.sequence import Sequence
 
-LAST = EventPriority(3)
-LATE = EventPriority(2)
-NORMAL = EventPriority(1)
-"""Step boundaries come after all else at the same time, so that a request that arrives exactly at
-a boundary is seen by it (simpy runs lower numbers first; 1 is normal)."""
-
 _TICK = 1e-9
 """Seconds by which a timer may fire early, because sums of times are rounded."""
-
-
-class Wake(Event):
-    """An event that calls one function when the clock reaches it, and can then be used again."""
-
-    def __init__(
-        self,
-        env: Environment,
-        callback: Callable[[Event], None],
-        priority: EventPriority = LATE,
-    ) -> None:
-        self.env = env
-        self.priority = priority
-        self.callbacks = None  # type: ignore[assignment]  # as simpy leaves an event that is over
-        self._value = None
-        self._ok = True
-        self._calls = [callback]
-
-    def after(self, delay: float) -> None:
-        """Happens ``delay`` seconds from now; of events at that time, as its priority says."""
-        self.callbacks = self._calls
-        self.env.schedule(self, self.priority, delay)
 
 
 class Replica:
@@ -94,13 +67,7 @@ class Replica:
         self.ended = ended
         self.loads = loads
         self.last_s = 0.0
-        self.front_end = front_end
-        self._in_front = any(front_end[:3])
-        self._token_s = front_end.token_s
-        self._handed_out_s = 0.0
-        self._front_free_s = 0.0
-        self._coming: deque[tuple[float, Sequence | None]] = deque()
-        self._next = Wake(env, self._on_ready, NORMAL)
+        self._front = FrontEnd(env, front_end, recorder.queued_s, self._submit)
         self._plan: Plan | None = None
         self._event: Wake | None = None
         self._start = 0.0
@@ -121,28 +88,7 @@ class Replica:
         """A request reaches the front end now."""
         self.loads[self.number] += 1
         self.recorder.replica[sequence.index] = self.number
-        now = float(self.env.now)
-        if not self._in_front:
-            self.recorder.queued_s[sequence.index] = now
-            self._submit(sequence)
-            return
-        front_end = self.front_end
-        start = self._front_free_s if self._front_free_s > now else now
-        self._front_free_s = start + front_end.busy_s + front_end.busy_s_per_token * sequence.prompt
-        ready = self._front_free_s + front_end.request_s
-        self.recorder.queued_s[sequence.index] = ready
-        self._coming.append((ready, sequence))
-        if len(self._coming) == 1:
-            self._next.after(ready - now)
-
-    def _on_ready(self, _: Event) -> None:
-        """The front end passes on the request that came first, if its client still waits."""
-        sequence = self._coming.popleft()[1]
-        if sequence is not None:
-            self._submit(sequence)
-        if self._coming:
-            delay = self._coming[0][0] - self.env.now
-            self._next.after(delay if delay > 0.0 else 0.0)
+        self._front.receive(sequence)
 
     def _submit(self, sequence: Sequence) -> None:
         """A request reaches the queue now."""
@@ -161,11 +107,9 @@ class Replica:
     def expire(self, sequence: Sequence, deadline: float) -> None:
         """The client gives up at ``deadline``, now: the sequence leaves at the next step boundary
         unless its last token has reached the client by then; from the front end at once."""
-        for i, (ready, other) in enumerate(self._coming):
-            if other is sequence:
-                self._coming[i] = (ready, None)
-                self.loads[self.number] -= 1
-                return
+        if self._front.drop(sequence):
+            self.loads[self.number] -= 1
+            return
         self._expired.append((sequence, deadline))
         if self._plan is None:
             self._wake(0.0)
@@ -296,7 +240,8 @@ class Replica:
         scheduler = self.scheduler
         recorder = self.recorder
         steps = self._steps
-        at = self._hand_out(plan, now) if self._token_s else now
+        made = plan.emitting + plan.ending
+        at = self._front.hand_out(made, steps, self._start + self._first, now)
         self.last_s = at = at + self.response_s
         self._steps = 1  # what arrives from now on has nothing left to cut
         waiting = len(scheduler.waiting) + len(self._unseen)
@@ -335,15 +280,6 @@ class Replica:
                     recorder.preemptions[sequence.index] = sequence.preemptions
             if self.ended is not None:
                 self.ended(ended)
-
-    def _hand_out(self, plan: Plan, now: float) -> float:
-        """When the front end has handled the tokens of the steps that end now. It handles those of
-        one step after the other; of steps that grow evenly, the first or the last holds it up."""
-        batch_s = self._token_s * (plan.emitting + plan.ending)
-        steps = self._steps
-        waited = max(self._handed_out_s, self._start + self._first) + steps * batch_s
-        self._handed_out_s = max(waited, now + batch_s)
-        return self._handed_out_s
 
     def _tokens_of_prompts(self, plan: Plan, now: float, at: float) -> int:
         """Records the tokens that the ends of prompts gave, which come to their clients at ``at``;

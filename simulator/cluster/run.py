@@ -14,13 +14,9 @@ from simpy import Environment, Event
 
 from simulator.cluster.feasible import check_requests
 from simulator.cluster.recorder import Recorder
-from simulator.cluster.replica import (
-    LAST,
-    NORMAL,
-    Replica,
-    Wake,
-)
+from simulator.cluster.replica import Replica
 from simulator.cluster.routers import ROUTERS, Fleet
+from simulator.cluster.wake import LAST, NORMAL, Wake
 from simulator.costs.protocol import StepCost
 from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
 from simulator.results.record import REJECTED, TIMED_OUT, RunRecord

@@ -1,0 +1,88 @@
+"""What lies between the network and a replica's queue, and between its steps and the network."""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable
+
+from simpy import Environment, Event
+
+from simulator.cluster.wake import NORMAL, Wake
+from simulator.deployment import FrontEndTimes
+from simulator.serving.sequence import Sequence
+
+
+class FrontEnd:
+    """Takes requests in one at a time, and hands the tokens of steps out one step after the other;
+    neither waits for the other.
+
+    Args:
+        env: the clock.
+        times: how long everything takes.
+        queued_s: when each request reaches the queue, by its index; written here.
+        pass_on: called with a request when it does.
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        times: FrontEndTimes,
+        queued_s: array[float],
+        pass_on: Callable[[Sequence], None],
+    ) -> None:
+        self._env = env
+        self._times = times
+        self._takes_time = any(times[:3])
+        self._queued_s = queued_s
+        self._pass_on = pass_on
+        self._free_s = 0.0
+        self._handed_out_s = 0.0
+        self._inside: deque[tuple[float, Sequence | None]] = deque()
+        self._next = Wake(env, self._on_ready, NORMAL)
+
+    def receive(self, sequence: Sequence) -> None:
+        """A request arrives now."""
+        now = float(self._env.now)
+        if not self._takes_time:
+            self._queued_s[sequence.index] = now
+            self._pass_on(sequence)
+            return
+        times = self._times
+        start = self._free_s if self._free_s > now else now
+        self._free_s = start + times.busy_s + times.busy_s_per_token * sequence.prompt
+        ready = self._free_s + times.request_s
+        self._queued_s[sequence.index] = ready
+        self._inside.append((ready, sequence))
+        if len(self._inside) == 1:
+            self._next.after(ready - now)
+
+    def _on_ready(self, _: Event) -> None:
+        """The request that came first goes on, if its client still waits."""
+        sequence = self._inside.popleft()[1]
+        if sequence is not None:
+            self._pass_on(sequence)
+        if self._inside:
+            delay = self._inside[0][0] - self._env.now
+            self._next.after(delay if delay > 0.0 else 0.0)
+
+    def drop(self, sequence: Sequence) -> bool:
+        """Forgets a request that is still inside; says whether it was. It was busy with it all the
+        same."""
+        for i, (ready, other) in enumerate(self._inside):
+            if other is sequence:
+                self._inside[i] = (ready, None)
+                return True
+        return False
+
+    def hand_out(self, tokens: int, steps: int, first_end: float, now: float) -> float:
+        """When the tokens of steps that end now have left: ``tokens`` of each of ``steps``, the
+        first of which ended at ``first_end``. Of steps that grow evenly, the first or the last
+        holds it up."""
+        each_s = self._times.token_s
+        if not each_s:
+            return now
+        batch_s = each_s * tokens
+        waited = max(self._handed_out_s, first_end) + steps * batch_s
+        self._handed_out_s = max(waited, now + batch_s)
+        return self._handed_out_s
