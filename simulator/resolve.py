@@ -160,6 +160,12 @@ def _limits(scenario: Scenario, spec: ModelSpec, engine: EngineProfile) -> Limit
             hint=f"at most {spec.max_context}",
         )
     policy = _or(asked.policy, engine.policy)
+    if asked.cuda_graphs and not engine.cuda_graphs.sizes:
+        raise ScenarioError(
+            f"{engine.title} has no CUDA graphs",
+            where="engine.cuda_graphs",
+            hint="leave it out, or list cuda_graphs.sizes in an engine profile of your own",
+        )
     whole_batches = isinstance(policy, StaticPolicy | DynamicPolicy)
     if whole_batches and asked.max_num_batched_tokens is not None:
         raise ScenarioError(

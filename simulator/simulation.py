@@ -83,7 +83,7 @@ def simulate(
     if not intervals or record.interrupted:
         return Result(deployment, record, resolved.cost)
 
-    def asked() -> dict[str, Any]:
+    def asked() -> dict[str, Any] | None:
         return uncertainty(
             deployment, record, resolved.cost, resolved.cost, resolved.front_end, run
         )

@@ -20,10 +20,10 @@ from simulator.cluster import FrontEndTimes
 from simulator.costs.protocol import Chunk, StepCost
 from simulator.deployment import ResolvedDeployment
 from simulator.results.latency import RequestTimes
-from simulator.results.record import Accountant, RunRecord
+from simulator.results.record import COMPLETED, Accountant, RunRecord
 from simulator.results.window import window_of
 from simulator.scenario.serving import Measurement
-from simulator.workload.requests import Floats, Requests
+from simulator.workload.requests import OPEN_LOOP, Floats, Requests
 
 LEVEL = 0.8
 """Share of measurements that should lie inside: residuals are kept as 10 and 90% quantiles."""
@@ -40,6 +40,8 @@ Range = tuple[float, float]
 _SPREAD = ("ttft_ms", "tpot_ms", "e2e_ms")
 _PERCENTILES = (50, 90, 95, 99)
 _BATCHES = 10
+_SAME = 0.02
+"""Share of requests by which runs may differ in what completes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,8 @@ def uncertainty(
     accountant: Accountant,
     front_end: FrontEndTimes,
     rerun: Rerun,
-) -> dict[str, Any]:
-    """The section of a summary.
+) -> dict[str, Any] | None:
+    """The section of a summary; None if Ctrl-C ended one of its runs.
 
     Args:
         deployment: what was simulated.
@@ -109,23 +111,28 @@ def uncertainty(
     spread = spread_of(deployment, record, accountant)
     measurement = deployment.scenario.measurement
     requests = record.requests
-    some = requests.first(MOST_REQUESTS)
+    some = _part(requests)
     base = figures(record, measurement)
-    start = base if len(some) == len(requests) else figures(
-        rerun(some, cost, front_end), measurement
-    )  # fmt: skip
-    found: list[Figures] = []
+    runs = [record if some is requests else rerun(some, cost, front_end)]
     for side in (0, 1):
         prompts, decode = math.exp(spread.prompts[side]), math.exp(spread.decode[side])
         slower = Scaled(cost, prompts, decode)
         around = FrontEndTimes(*(part * prompts for part in front_end))
-        found.append(figures(rerun(some, slower, around), measurement))
+        runs.append(rerun(some, slower, around))
+    if any(run.interrupted for run in runs):
+        return None
+    start, *found = (figures(run, measurement) for run in runs)
+    # Where other requests complete, latencies of those that did cannot be compared.
+    shares = [float((run.outcome == COMPLETED).mean()) for run in runs]
+    comparable = max(shares) - min(shares) <= _SAME
     chance = _chance(record, measurement)
     factors: dict[str, list[float]] = {}
     for name, value in base.items():
-        if value <= 0.0 or start.get(name, 0.0) <= 0.0:
+        if name.startswith("latency.") and not comparable:
             continue
-        ratios = [other[name] / start[name] for other in found if other.get(name, 0.0) > 0.0]
+        if value <= 0.0 or min(run.get(name, 0.0) for run in (start, *found)) <= 0.0:
+            continue
+        ratios = [other[name] / start[name] for other in found]
         factors[name] = _factors([1.0, *ratios], chance.get(name, (0.0, 0.0)))
     rate = factors.get("throughput.output_tokens_per_s")
     if rate is not None:
@@ -139,6 +146,14 @@ def uncertainty(
         },
         "factors": factors,
     }
+
+
+def _part(requests: Requests) -> Requests:
+    """The first requests; all of them where closed loops stand before open arrivals."""
+    closed = requests.pool != OPEN_LOOP
+    if closed.any() and not closed.all():
+        return requests
+    return requests.first(MOST_REQUESTS)
 
 
 def spread_of(deployment: ResolvedDeployment, record: RunRecord, accountant: Accountant) -> Spread:

@@ -121,3 +121,8 @@ def test_ranges_of_releases_must_rise(tmp_path: Path) -> None:
 def test_a_scenario_names_a_release_by_number() -> None:
     with pytest.raises(UserError, match=r"engine\.version: must be a release number"):
         resolve(scenario(engine={"version": "latest"}))
+
+
+def test_graphs_are_refused_where_an_engine_has_none() -> None:
+    with pytest.raises(UserError, match=r"engine\.cuda_graphs: .* has no CUDA graphs"):
+        resolve(scenario(engine={"profile": "transformers", "cuda_graphs": "piecewise"}))

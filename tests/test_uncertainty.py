@@ -148,3 +148,36 @@ def test_traffic_of_sessions_and_texts_can_be_cut_short() -> None:
 
 def test_who_does_not_want_them_gets_none() -> None:
     assert simulate(scenario(), intervals=False).summary()["uncertainty"] is None
+
+
+def test_a_mix_with_a_closed_loop_runs_whole() -> None:
+    lengths = {
+        "kind": "independent",
+        "input": {"kind": "fixed", "tokens": 64},
+        "output": {"kind": "fixed", "tokens": 2},
+    }
+    closed = {"kind": "closed_loop", "concurrency": 4}
+    opened = {"kind": "poisson", "rate_per_s": 50.0}
+    made = scenario(
+        workload={
+            "kind": "mix",
+            "classes": [
+                {
+                    "name": name,
+                    "workload": {
+                        "kind": "synthetic",
+                        "requests": requests,
+                        "arrivals": arrivals,
+                        "lengths": lengths,
+                    },
+                }
+                for name, requests, arrivals in (("users", 2100, closed), ("jobs", 50, opened))
+            ],
+        }
+    )
+    assert intervals(made)[1]["requests"] == 2150
+
+
+def test_time_outs_that_differ_take_the_intervals_of_latencies() -> None:
+    section = intervals(scenario(deployment={"timeout_s": 0.32}))[1]
+    assert not [path for path in section["intervals"] if path.startswith("latency")]

@@ -44,6 +44,8 @@ NARROW = 0.06
 PULL = 0.06
 """What a constant's distance from its prior, in its scale, costs: an error of one figure."""
 ROUNDS = 10
+FEWEST = 5
+"""Values from which quantiles are taken."""
 _MANY = 1 << 20
 
 Evaluate = Callable[[Sequence[tuple[Scenario, EngineProfile]]], list[Prediction]]
@@ -86,7 +88,7 @@ def fit_engine(
                     off[metric] += left_out[metric]
             found.append(start)
     # Ranges have one to three groups each, too few to tell how far off another one would be.
-    spread = {metric: _quantiles(off[metric]) for metric in METRICS}
+    spread = _spread(off)
     return tuple(
         entry.model_copy(update={"fit": entry.fit.model_copy(update={"left_out_spread": spread})})
         if entry.fit
@@ -110,9 +112,12 @@ def fit_own(
             f"no row of {profile.title} with a TTFT or TPOT can be simulated",
             hint="`simulate validate` says why rows are left out",
         )
+    if len(rows) < len(points):
+        say(f"{len(points) - len(rows)} of {len(points)} rows are of other engines, cannot be "
+            "simulated or have neither TTFT nor TPOT")  # fmt: skip
     with evaluator(folder) as evaluate:
         found, _ = _fit(profile, profile.overheads[-1], rows, [], evaluate, say)
-    return profile.model_copy(update={"overheads": (found,), "earlier": ()})
+    return profile.model_copy(update={"overheads": (found,)})
 
 
 @contextmanager
@@ -143,6 +148,7 @@ def _fit(
     prior = np.array([getattr(getattr(start, c.part), c.name) for c in constants])
     most = np.array([c.most for c in constants])
     scale = np.array([c.scale for c in constants])
+    prior = np.minimum(prior, most)
     logs = [
         (i, metric, np.log(getattr(row.point.measured, metric)[row.point.statistic]))
         for i, row in enumerate(rows)
@@ -221,11 +227,14 @@ def _left_out(values: Floats, residuals: Floats, jacobian: Floats, mine: Flags) 
     return values + step
 
 
-def _quantiles(logs: Sequence[float]) -> tuple[float, float]:
-    if not logs:
-        return (0.0, 0.0)
-    low, high = np.quantile(logs, (0.1, 0.9))
-    return round(float(low), 3), round(float(high), 3)
+def _spread(off: LeftOut) -> dict[str, tuple[float, float]]:
+    """10 and 90% quantiles by metric, where there are enough values to speak of any."""
+    found = {}
+    for metric, logs in off.items():
+        if len(logs) >= FEWEST:
+            low, high = np.quantile(logs, (0.1, 0.9))
+            found[metric] = (round(float(low), 3), round(float(high), 3))
+    return found
 
 
 def _changed(values: Floats, place: int, value: float) -> Floats:
@@ -257,7 +266,13 @@ def _log(prediction: Prediction, row: Row, metric: str) -> float:
             f"{row.point.id} cannot be simulated: {prediction['refused']}",
             hint="leave the row out",
         )
-    return float(np.log(prediction[metric][row.point.statistic]))
+    value = prediction[metric][row.point.statistic]
+    if not value:
+        raise UserError(
+            f"{row.point.id} has no predicted {metric}: no request of it gets that far",
+            hint="leave the row out",
+        )
+    return float(np.log(value))
 
 
 def _told(
@@ -287,7 +302,7 @@ def _told(
             "rows": len(rows),
             "groups": sorted({row.point.group for row in rows}),
             **_summary("fitted", rows, fitted),
-            "left_out_spread": {metric: _quantiles(off[metric]) for metric in METRICS},
+            "left_out_spread": _spread(off),
             "held_out_rows": len(held),
             **(_summary("held_out", held, kept) if held else {}),
         }

@@ -126,6 +126,8 @@ def _fit_engine(served: Path, name: str, out: Path | None, *, write: bool) -> No
 
     if out is not None and write:
         raise UserError("is for the shipped profile, --out for one of your own", where="--write")
+    if out is not None and not out.resolve().parent.is_dir():
+        raise UserError("there is no such folder", where=str(out.parent))
     profile = load_engine(name)
     dataset = read_dataset(str(served))
     kept = Path(_KEPT) / f"fit-{dataset.name}"

@@ -103,7 +103,9 @@ class StepCostModel:
         self._overlap = host.overlap if limits.async_scheduling else 0.0
         graphs = engine.cuda_graphs
         self._graph_sizes = graphs.sizes if limits.cuda_graphs else ()
-        self._mixed_graphs = graphs.piecewise and limits.cuda_graphs != "decode_only"
+        self._mixed_graphs = limits.cuda_graphs == "piecewise" or (
+            graphs.piecewise and limits.cuda_graphs != "decode_only"
+        )
         self._whole_graphs = limits.cuda_graphs != "piecewise"
         kernels = sum(op.kernels for op in self.operators)
         self._launch_s = kernels * engine.launches.kernel_us * 1e-6

@@ -37,7 +37,7 @@ class Result:
         deployment: ResolvedDeployment,
         record: RunRecord,
         accountant: Accountant,
-        uncertainty: Callable[[], dict[str, Any]] | None = None,
+        uncertainty: Callable[[], dict[str, Any] | None] | None = None,
     ) -> None:
         self.deployment = deployment
         self.record = record

@@ -97,7 +97,9 @@ class EngineChoice(Model):
 
     profile: str = Field("vllm", description="an engine profile's name or file")
     version: Annotated[str, Field(max_length=40)] | None = Field(
-        None, description="release whose defaults and overheads hold; default: the profile's"
+        None,
+        description="release whose overheads and, where the profile tells them "
+        "apart, defaults hold; default: the newest",
     )
     policy: Policy | None = Field(None, description="how steps are made up; default: the engine's")
     max_num_seqs: Count | None = Field(None, description="most requests running at once, a replica")
