@@ -95,6 +95,8 @@ WARM: Fields = {
     "workload": BASE["workload"] | {"arrivals": {"kind": "poisson", "rate_per_s": 250.0}},
 }
 
+RESERVED: Fields = {"engine.policy": {"kind": "full_reservation"}}
+
 CHANGES: list[tuple[str, Any, Fields]] = [
     ("model", "llama-3.2-1b", {}),
     ("hardware.profile", "h200-sxm", {}),
@@ -135,6 +137,9 @@ CHANGES: list[tuple[str, Any, Fields]] = [
     ("engine.policy", {"kind": "continuous", "chunked_prefill": False}, {}),
     ("engine.policy", {"kind": "static", "batch_size": 9}, BATCHES | {"engine.policy": {"kind": "static", "batch_size": 4}}),
     ("engine.policy", {"kind": "dynamic", "batch_size": 4, "window_ms": 5.0}, BATCHES | {"engine.policy": {"kind": "dynamic", "batch_size": 4, "window_ms": 60.0}}),
+    ("engine.policy", {"kind": "full_reservation", "chunked_prefill": False}, RESERVED),
+    ("engine.policy", {"kind": "full_reservation", "wait_steps": 9}, RESERVED),
+    ("engine.policy", {"kind": "full_reservation", "wait_steps": 9, "wait_fill": 0.05}, RESERVED | {"engine.policy": {"kind": "full_reservation", "wait_steps": 9}}),
     ("deployment.router", {"kind": "prefix_aware", "max_imbalance": 0}, WARM),
     ("deployment.router", {"kind": "prefix_aware", "max_imbalance": 32, "min_match": 1.0}, WARM),
 ]  # fmt: skip

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field
 
 from calibration.fit.blocks import Markers
 from calibration.validate.formats import target
@@ -77,7 +76,7 @@ class Engines(Model):
     """The file of engines."""
 
     engines: tuple[EngineFits, ...]
-    without_ttft: tuple[WithoutTtft, ...] = Field(())
+    without_ttft: tuple[WithoutTtft, ...] = ()
 
 
 @cache

@@ -1,4 +1,4 @@
-"""``fit``: efficiency coefficients from measured kernel tables, power curves from servers."""
+"""``fit``: kernels from measured tables, power curves and engines from measured servers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from simulator.cli.folder import ROOT
+
 if TYPE_CHECKING:
     from calibration.fit.profile import Line
 
 _HEADER = f"{'family':42s}{'rows':>8s}{'shapes':>8s}{'fitted':>10s}{'held out':>10s}"
-_KEPT = "servecast-results"
 
 
 @click.command()
@@ -130,7 +131,7 @@ def _fit_engine(served: Path, name: str, out: Path | None, *, write: bool) -> No
         raise UserError("there is no such folder", where=str(out.parent))
     profile = load_engine(name)
     dataset = read_dataset(str(served))
-    kept = Path(_KEPT) / f"fit-{dataset.name}"
+    kept = ROOT / f"fit-{dataset.name}"
     if out is not None:
         own = fitting.fit_own(profile, dataset.points, kept, click.echo)
         try:
@@ -156,7 +157,7 @@ def _fit_power(points: Path, folder: Path, device: str, *, write: bool) -> None:
     from calibration.fit import power
 
     path = _profile(folder, device)
-    found = power.fit_power(points, device, Path(_KEPT) / f"fit-power-{points.stem}")
+    found = power.fit_power(points, device, ROOT / f"fit-power-{points.stem}")
     block = found.block()
     click.echo(", ".join(f"{name} {value:g}" for name, value in found.curve.items()))
     click.echo(f"{block['provenance']['detail']}")

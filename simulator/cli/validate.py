@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from simulator.cli.folder import ROOT
 from simulator.cli.output import console, echo_json
 from simulator.cli.safely import INTERRUPTED
 from simulator.cli.scenarios import json_option
@@ -16,8 +17,6 @@ from simulator.errors import UserError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-_ROOT = "servecast-results"
 
 
 @click.command()
@@ -29,7 +28,7 @@ _ROOT = "servecast-results"
 @click.option(
     "--out",
     metavar="DIR",
-    help=f"Folder that keeps finished points.  [default: {_ROOT}/validate-NAME]",
+    help=f"Folder that keeps finished points.  [default: {ROOT}/validate-NAME]",
 )
 @click.option(
     "--split",
@@ -73,7 +72,7 @@ def validate(
     note = unread(points.ignored)
     if note:
         click.echo(note, err=True)
-    folder = Path(out) if out is not None else Path(_ROOT) / f"validate-{points.name}"
+    folder = Path(out) if out is not None else ROOT / f"validate-{points.name}"
     try:
         with _Bar() as bar:
             found = validation.validate(

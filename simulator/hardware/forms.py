@@ -37,7 +37,18 @@ class Form(Corrected):
         return self
 
 
-class MatmulEfficiency(Form):
+class Launched(Form):
+    """A form of a kernel that takes some time whatever it does."""
+
+    overhead_us: NonNegativeFloat
+
+    @property
+    def overhead_s(self) -> float:
+        """Launch and latency, seconds."""
+        return self.overhead_us * MICRO
+
+
+class MatmulEfficiency(Launched):
     """A matrix product.
 
     ``t = overhead + converted/(conversion·BW)
@@ -52,16 +63,10 @@ class MatmulEfficiency(Form):
 
     compute: PositiveFraction
     bandwidth: PositiveFraction
-    overhead_us: NonNegativeFloat
     sharpness: float = Field(ge=1, le=64, description="the exponent q; 1 adds, ∞ takes the larger")
     conversion: PositiveFraction | None = Field(
         None, description="share of BW at which inputs are converted; none: products in 16 bits"
     )
-
-    @property
-    def overhead_s(self) -> float:
-        """Launch and latency, seconds."""
-        return self.overhead_us * MICRO
 
     def seconds(
         self,
@@ -97,7 +102,7 @@ class ExpertsEfficiency(MatmulEfficiency):
     )
 
 
-class PrefillAttentionEfficiency(Form):
+class PrefillAttentionEfficiency(Launched):
     """Attention of prompt chunks, one layer on one device.
 
     ``t = overhead + bytes/(bandwidth·BW) + FLOPs/(compute·peak)·(1 + half_head_dim/head_dim)``
@@ -116,12 +121,6 @@ class PrefillAttentionEfficiency(Form):
     compute: PositiveFraction
     bandwidth: PositiveFraction
     half_head_dim: NonNegativeFloat
-    overhead_us: NonNegativeFloat
-
-    @property
-    def overhead_s(self) -> float:
-        """Launch and latency, seconds."""
-        return self.overhead_us * MICRO
 
     def seconds(
         self,
@@ -138,7 +137,7 @@ class PrefillAttentionEfficiency(Form):
         return _larger(form, _larger(moved / bandwidth, flops / peak))
 
 
-class DecodeAttentionEfficiency(Form):
+class DecodeAttentionEfficiency(Launched):
     """Attention of sequences that compute one token each, one layer on one device.
 
     ``t = overhead + per_unit·u + io/(bandwidth·BW)
@@ -159,12 +158,6 @@ class DecodeAttentionEfficiency(Form):
     bandwidth: PositiveFraction
     compute: PositiveFraction
     per_unit_us: NonNegativeFloat
-    overhead_us: NonNegativeFloat
-
-    @property
-    def overhead_s(self) -> float:
-        """Launch and latency, seconds."""
-        return self.overhead_us * MICRO
 
     def seconds(
         self,

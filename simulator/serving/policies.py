@@ -21,15 +21,16 @@ Factory = Callable[[KvCache, Limits, int, bool], Scheduler]
 
 def _inflight(kv: KvCache, limits: Limits, span: int, chunked: bool) -> Scheduler:
     policy = limits.policy
+    reserves = policy if isinstance(policy, FullReservationPolicy) else None
     return InFlightScheduler(
         kv,
         max_num_seqs=limits.max_num_seqs,
         max_num_batched_tokens=limits.max_num_batched_tokens,
         chunked_prefill=getattr(policy, "chunked_prefill", True),
-        reserve=isinstance(policy, FullReservationPolicy),
+        reserve=reserves is not None,
         prefill_first=isinstance(policy, PrefillFirstPolicy),
-        wait_steps=policy.wait_steps if isinstance(policy, FullReservationPolicy) else 0,
-        wait_fill=policy.wait_fill if isinstance(policy, FullReservationPolicy) else 1.0,
+        wait_steps=reserves.wait_steps if reserves else 0,
+        wait_fill=reserves.wait_fill if reserves else 1.0,
         local_span=span,
         local_chunked=chunked,
     )
