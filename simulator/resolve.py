@@ -77,7 +77,10 @@ def resolve(
     precision = _precision(scenario, spec, hardware)
     device_gib = _device_gib(scenario, hardware)
     engine = engine.on(hardware.name, device_gib)
-    limits = _limits(scenario, spec, engine)
+    own = hardware.efficiency.engines.get(engine.name)
+    if own is not None and own.overheads is not None:
+        engine = engine.model_copy(update={"overheads": (own.overheads,)})
+    limits = _limits(scenario, spec, hardware, engine)
     tp = scenario.parallelism.tp
     cost = StepCostModel(spec, hardware, engine, precision, tp, limits)
     memory, layout = memory_budget(
@@ -150,8 +153,12 @@ def _precision(scenario: Scenario, spec: ModelSpec, hardware: HardwareProfile) -
     return ResolvedPrecision(weights, activations, asked.kv_cache or "bf16")
 
 
-def _limits(scenario: Scenario, spec: ModelSpec, engine: EngineProfile) -> Limits:
+def _limits(
+    scenario: Scenario, spec: ModelSpec, hardware: HardwareProfile, engine: EngineProfile
+) -> Limits:
     asked = scenario.engine
+    # Where the processor is the device, nothing is launched on it and nothing runs behind its back.
+    apart = hardware.kind != "cpu"
     longest = _or(asked.max_model_len, spec.max_context)
     if longest > spec.max_context:
         raise ScenarioError(
@@ -166,6 +173,13 @@ def _limits(scenario: Scenario, spec: ModelSpec, engine: EngineProfile) -> Limit
             where="engine.cuda_graphs",
             hint="leave it out, or list cuda_graphs.sizes in an engine profile of your own",
         )
+    for key in ("cuda_graphs", "async_scheduling"):
+        if getattr(asked, key) and not apart:
+            raise ScenarioError(
+                f"{hardware.title} has no {key.replace('_', ' ')}: the processor is the device",
+                where=f"engine.{key}",
+                hint="leave it out",
+            )
     whole_batches = isinstance(policy, StaticPolicy | DynamicPolicy)
     if whole_batches and asked.max_num_batched_tokens is not None:
         raise ScenarioError(
@@ -189,8 +203,8 @@ def _limits(scenario: Scenario, spec: ModelSpec, engine: EngineProfile) -> Limit
         max_model_len=longest,
         block_size=_or(asked.block_size, engine.block_size),
         prefix_caching=_or(asked.prefix_caching, engine.prefix_caching) and shareable,
-        cuda_graphs=_or(asked.cuda_graphs, engine.cuda_graphs.enabled),
-        async_scheduling=_or(asked.async_scheduling, engine.async_scheduling),
+        cuda_graphs=_or(asked.cuda_graphs, engine.cuda_graphs.enabled and apart),
+        async_scheduling=_or(asked.async_scheduling, engine.async_scheduling and apart),
     )
 
 

@@ -20,7 +20,7 @@ NAMES = profile_names()
 def test_the_engines_people_ask_for_are_there() -> None:
     assert set(NAMES) == {
         "vllm", "sglang", "tensorrt-llm", "tgi", "deepspeed-inference", "onnxruntime",
-        "transformers",
+        "transformers", "micro-engine",
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from time import perf_counter
 import numpy as np
 from simpy import Environment, Event
 
+from simulator.cluster.clients import Dependents, Sequences
 from simulator.cluster.feasible import check_requests
 from simulator.cluster.recorder import Recorder
 from simulator.cluster.replica import Replica
@@ -115,7 +116,7 @@ class _Cluster:
         self._last_s = 0.0
         policy = limits.policy
         window_s = policy.window_ms / 1000 if isinstance(policy, DynamicPolicy) else 0.0
-        self._dependents = None if requests.open_loop else _Dependents(requests)
+        self._dependents = None if requests.open_loop else Dependents(requests)
         listening = bool(self._dependents or progress or timeout_s)
         loads = [0] * replicas
         response_s = front_end.response_s + network_s
@@ -132,9 +133,7 @@ class _Cluster:
         ]  # fmt: skip
         rng = np.random.default_rng([seed, 0x726F757465])
         self._choose = ROUTERS[router.kind](Fleet(self.replicas, loads), router, rng).choose
-        self._shares_text = requests.prefixes is not None
-        self._prompt = requests.input_tokens.tolist()
-        self._output = requests.output_tokens.tolist()
+        self._sequences = Sequences(requests)
         self._rejected: list[bool] | None = rejected.tolist() if rejected.any() else None
         self._response_s = response_s
 
@@ -187,27 +186,11 @@ class _Cluster:
             self._last_s = self.env.now
             self._after(index, self.env.now + self._response_s, served=False)
             return
-        if self._shares_text:
-            sequence = self._with_streams(index)
-        else:
-            sequence = Sequence(index, self._prompt[index], self._output[index])
+        sequence = self._sequences.make(index)
         replica = self._choose(sequence)
         replica.receive(sequence)
         if self.timeout_s is not None:
             self._watch(sequence, replica, sent + self.timeout_s)
-
-    def _with_streams(self, index: int) -> Sequence:
-        prefixes = self.requests.prefixes
-        assert prefixes is not None
-        low, high = int(prefixes.offsets[index]), int(prefixes.offsets[index + 1])
-        prompt = self._prompt[index]
-        if low == high:
-            return Sequence(index, prompt, self._output[index])
-        ends = prefixes.end[low:high].tolist()
-        streams = tuple(zip(prefixes.stream[low:high].tolist(), ends, strict=True))
-        return Sequence(
-            index, prompt, self._output[index], streams, bool(prefixes.continues[index])
-        )
 
     def _watch(self, sequence: Sequence, replica: Replica, deadline: float) -> None:
         """The client gives up at its deadline if the last token is not there by then."""
@@ -330,41 +313,3 @@ def _between_events(env: Environment) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-class _Dependents:
-    """Requests that wait for another one: later turns of a session, users of a closed loop."""
-
-    def __init__(self, requests: Requests) -> None:
-        self._pause = requests.arrival_s.tolist()
-        self._pool = requests.pool.tolist()
-        self._children: dict[int, list[int]] = {}
-        for child in np.flatnonzero(requests.parent != ROOT).tolist():
-            self._children.setdefault(int(requests.parent[child]), []).append(child)
-        self._pools = [
-            iter(np.flatnonzero((requests.pool == pool) & (requests.parent == ROOT)).tolist())
-            for pool in range(len(requests.pool_concurrency))
-        ]
-        self._concurrency = requests.pool_concurrency
-
-    def first(self) -> list[tuple[int, float]]:
-        """The requests with which the users of the closed loops begin, and when they send them."""
-        return [
-            (index, self._pause[index])
-            for pool, users in zip(self._pools, self._concurrency, strict=True)
-            for _, index in zip(range(users), pool, strict=False)
-        ]
-
-    def released_by(self, index: int, *, served: bool) -> list[tuple[int, float]]:
-        """Requests that follow the end of ``index``, with their pause after it. The rest of a
-        session whose turn failed is dropped; a closed-loop user goes on."""
-        released = []
-        if served:
-            for child in self._children.pop(index, ()):
-                released.append((child, self._pause[child]))
-        pool = self._pool[index]
-        if pool != OPEN_LOOP:
-            following = next(self._pools[pool], None)
-            if following is not None:
-                released.append((following, self._pause[following]))
-        return released

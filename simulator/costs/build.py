@@ -13,13 +13,13 @@ from simulator.models.counting import attention_dtype, element_bytes, kv_element
 from simulator.models.spec import GroupedAttention, LatentAttention, LayerGroup, ModelSpec, MoeMlp
 from simulator.scenario.serving import Dtype
 
-_HALF = 2.0
-"""Bytes of an activation between operators."""
-
 _KINDS = {
-    "qk_norm": "norm", "rope_kv_write": "rotation", "shared_activation": "activation",
-}  # fmt: skip
-"""Operators that are another name's kind of kernel."""
+    "qk_norm": ("qk_norm", "norm"),
+    "rope_kv_write": ("rotation",),
+    "shared_activation": ("activation",),
+    "router_topk": ("routing",),
+}
+"""Kinds of kernel that an operator is, the most special first, where its name is none."""
 
 _WIDE = ("fp32", "bf16", "fp16")
 
@@ -48,6 +48,8 @@ class OperatorBuilder:
         self.efficiency = hardware.efficiency.seen_by(engine)
         self.device = Device(hardware.bandwidth_bytes_per_s, hardware.link_bytes_per_s)
         self.plain: Dtype = precision.activations if precision.activations in _WIDE else "bf16"
+        self.wide = element_bytes(self.plain)
+        """Bytes of an activation between operators."""
         if tp > 1 and self.device.link is None:
             raise UserError(
                 f"{hardware.title} has no link between devices",
@@ -122,14 +124,14 @@ class OperatorBuilder:
         peak = self._attention_peak()
         yield DecodeAttention(
             "decode_attention", count, heads, kv_heads, dim, kv_bytes,
-            query_bytes=2 * heads * dim * _HALF,
+            query_bytes=2 * heads * dim * self.wide,
             flops_per_token=4.0 * heads * dim,
             efficiency=self.efficiency.decode_for(self.precision.kv_cache),
             device=self.device, peak=peak, local=local,
         )  # fmt: skip
         yield PrefillAttention(
             "prefill_attention", count, heads, kv_heads, dim, kv_bytes,
-            query_bytes=2 * heads * dim * _HALF,
+            query_bytes=2 * heads * dim * self.wide,
             flops_per_pair=4.0 * heads * dim,
             past_bytes=0.0,
             past_flops=0.0,
@@ -137,10 +139,10 @@ class OperatorBuilder:
             device=self.device, peak=peak, local=local,
         )  # fmt: skip
         # Rotation reads and writes queries and keys; keys and values go to the cache.
-        rotated = 2 * (heads + kv_heads) * dim * _HALF + kv_bytes
+        rotated = 2 * (heads + kv_heads) * dim * self.wide + kv_bytes
         yield self._elementwise("rope_kv_write", count, rotated)
         if attention.qk_norm:
-            yield self._elementwise("qk_norm", count, 2 * (heads + kv_heads) * dim * _HALF)
+            yield self._elementwise("qk_norm", count, 2 * (heads + kv_heads) * dim * self.wide)
 
     def _latent(
         self, group: LayerGroup, attention: LatentAttention, weights: Dtype
@@ -171,7 +173,7 @@ class OperatorBuilder:
         peak = self._attention_peak()
         yield DecodeAttention(
             "decode_attention", count, heads, 1, rank + rope, kv_bytes,
-            query_bytes=heads * (2 * rank + rope) * _HALF,
+            query_bytes=heads * (2 * rank + rope) * self.wide,
             flops_per_token=2.0 * heads * (2 * rank + rope),
             efficiency=self.efficiency.decode_for(self.precision.kv_cache, latent=True),
             device=self.device, peak=peak, local=local,
@@ -179,17 +181,18 @@ class OperatorBuilder:
         # The kernel reads expanded keys and values, those of earlier steps expanded once more.
         yield PrefillAttention(
             "prefill_attention", count, heads, heads, (key + value) / 2,
-            heads * (key + value) * _HALF,
-            query_bytes=heads * (key + value) * _HALF,
+            heads * (key + value) * self.wide,
+            query_bytes=heads * (key + value) * self.wide,
             flops_per_pair=2.0 * heads * (key + value),
-            past_bytes=kv_bytes + expanded * _HALF,
+            past_bytes=kv_bytes + expanded * self.wide,
             past_flops=2.0 * rank * expanded,
             efficiency=self.efficiency.prefill_for(self.precision.kv_cache, latent=True),
             device=self.device, peak=peak, local=local,
         )  # fmt: skip
-        yield self._elementwise("rope_kv_write", count, 2 * (heads + 1) * rope * _HALF + kv_bytes)
+        rotated = 2 * (heads + 1) * rope * self.wide + kv_bytes
+        yield self._elementwise("rope_kv_write", count, rotated)
         for width in filter(None, (attention.q_lora_rank, rank)):
-            yield self._elementwise("qk_norm", count, 2 * width * _HALF)
+            yield self._elementwise("qk_norm", count, 2 * width * self.wide)
 
     def _attention_peak(self) -> float:
         """Attention multiplies in 16 bits, or in fp8 where the cache is fp8 and the device can."""
@@ -213,7 +216,7 @@ class OperatorBuilder:
         rows = 2 * width if mlp.gated else width
         yield self._matmul(names[0], count, rows, hidden, weights)
         yield self._matmul(names[1], count, hidden, width, weights)
-        yield self._elementwise(names[2], count, (rows + width) * _HALF)
+        yield self._elementwise(names[2], count, (rows + width) * self.wide)
 
     def _experts(self, mlp: MoeMlp, count: int) -> Iterator[Operator]:
         weights, activations = self.precision.weights, self.precision.activations
@@ -233,36 +236,36 @@ class OperatorBuilder:
         )  # fmt: skip
         # The kernel tables time the experts with the sum over each token's results, but not the
         # choice of the experts from the router's logits.
-        yield self._elementwise("router_topk", count, mlp.experts * (_HALF + 4.0))
+        yield self._elementwise("router_topk", count, mlp.experts * (self.wide + 4.0))
 
     # --- everything else -------------------------------------------------------------------------
 
     def _elementwise(
         self, name: str, count: int, bytes_per_token: float, *, sampled: bool = False
     ) -> Elementwise:
-        efficiency = self.efficiency.elementwise_for(_KINDS.get(name, name))
+        efficiency = self.efficiency.elementwise_for(*_KINDS.get(name, (name,)))
         return Elementwise(name, count, bytes_per_token, efficiency, self.device, sampled)
 
     def _between(self, group: LayerGroup) -> Iterator[Operator]:
         """Norms fused with the residual sum (reads both, writes both), and the sums over devices
         after attention and after the feed-forward block (Megatron-LM, arXiv:1909.08053)."""
         hidden = self.spec.hidden
-        yield self._elementwise("norm", group.count * group.norms, 4 * hidden * _HALF)
+        yield self._elementwise("norm", group.count * group.norms, 4 * hidden * self.wide)
         if self.tp > 1:
-            yield self._collective("all_reduce", 2 * group.count, hidden * _HALF)
+            yield self._collective("all_reduce", 2 * group.count, hidden * self.wide)
 
     def _ends(self) -> Iterator[Operator]:
         spec = self.spec
-        yield self._elementwise("embedding", 1, 2 * spec.hidden * _HALF)
-        yield self._elementwise("norm", 1, 4 * spec.hidden * _HALF)
+        yield self._elementwise("embedding", 1, 2 * spec.hidden * self.wide)
+        yield self._elementwise("norm", 1, 4 * spec.hidden * self.wide)
         rows = -(-spec.vocab // self.tp)
         yield self._matmul("lm_head", 1, rows, spec.hidden, self.plain, sampled=True)
         # Logits are written in 16 bits, widened, and passed over for the maximum and the draw.
-        yield self._elementwise("sampling", 1, spec.vocab * (_HALF + 3 * 4.0), sampled=True)
+        yield self._elementwise("sampling", 1, spec.vocab * (self.wide + 3 * 4.0), sampled=True)
         if self.tp > 1:
-            yield self._collective("all_reduce", 1, spec.hidden * _HALF)
+            yield self._collective("all_reduce", 1, spec.hidden * self.wide)
             yield self._collective(
-                "all_gather", 1, spec.vocab * _HALF, all_reduce=False, sampled=True
+                "all_gather", 1, spec.vocab * self.wide, all_reduce=False, sampled=True
             )
 
     def _collective(

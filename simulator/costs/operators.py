@@ -120,7 +120,8 @@ class Matmul:
         some = present(m)
         flops = 2.0 * m * self.n * self.k
         inputs = m * self.k * self.input_bytes
-        moved = inputs + m * self.n * 2.0 + self.n * self.k * self.weight_bytes * some
+        outputs = m * self.n * max(2.0, self.input_bytes)
+        moved = inputs + outputs + self.n * self.k * self.weight_bytes * some
         converted = m * self.k * (2.0 + self.input_bytes) if self.input_bytes < 2.0 else 0.0 * m
         factor = self.efficiency.factor(m=m, n=self.n, k=self.k)
         return _product(self, some, flops, moved, converted, factor)

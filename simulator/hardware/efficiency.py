@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 from pydantic import Field, model_validator
 
+from simulator.engines.profile import Overheads
 from simulator.hardware.forms import (
     CollectiveEfficiency,
     DecodeAttentionEfficiency,
@@ -17,6 +18,11 @@ from simulator.hardware.forms import (
     PrefillAttentionEfficiency,
 )
 from simulator.scenario.base import Model, NonNegativeFloat
+
+ElementwiseKind = Literal[
+    "norm", "rotation", "activation", "qk_norm", "routing", "sampling", "embedding"
+]
+"""Kernels without products that may have coefficients of their own."""
 
 
 class Provenance(Model):
@@ -45,13 +51,16 @@ class Provenance(Model):
 
 class EngineEfficiency(Model):
     """Coefficients of an engine's own kernels, where its tables have some; the keys are those of
-    :class:`Efficiency`."""
+    :class:`Efficiency`. ``overheads``: of the engine on this machine, instead of its profile's."""
 
     provenance: Provenance
+    overheads: Overheads | None = None
     matmul: dict[str, MatmulEfficiency] = {}
     grouped_matmul: dict[str, ExpertsEfficiency] = {}
     prefill_attention: dict[str, PrefillAttentionEfficiency] = {}
     decode_attention: dict[str, DecodeAttentionEfficiency] = {}
+    elementwise: ElementwiseEfficiency | None = None
+    elementwise_kinds: dict[ElementwiseKind, ElementwiseEfficiency] = {}
     collective: CollectiveEfficiency | None = None
 
     @model_validator(mode="after")
@@ -81,7 +90,7 @@ class Efficiency(Model):
     prefill_attention: dict[str, PrefillAttentionEfficiency]
     decode_attention: dict[str, DecodeAttentionEfficiency]
     elementwise: ElementwiseEfficiency
-    elementwise_kinds: dict[Literal["norm", "rotation", "activation"], ElementwiseEfficiency] = {}
+    elementwise_kinds: dict[ElementwiseKind, ElementwiseEfficiency] = {}
     collective: CollectiveEfficiency
     all_gather: CollectiveEfficiency | None = None
     engines: dict[str, EngineEfficiency] = {}
@@ -109,6 +118,8 @@ class Efficiency(Model):
         return self.model_copy(
             update={
                 **both,
+                "elementwise": own.elementwise or self.elementwise,
+                "elementwise_kinds": {**self.elementwise_kinds, **own.elementwise_kinds},
                 "collective": own.collective or self.collective,
                 "provenance": own.provenance.model_copy(update=residuals),
                 "engines": {},
@@ -141,9 +152,14 @@ class Efficiency(Model):
         found = self.provenance.residual_quantiles.get(label)
         return None if found is None else (found[0], found[2])
 
-    def elementwise_for(self, kind: str) -> ElementwiseEfficiency:
-        """Coefficients of ``norm``, ``rotation`` or ``activation``; others share one entry."""
-        return next((e for k, e in self.elementwise_kinds.items() if k == kind), self.elementwise)
+    def elementwise_for(self, *kinds: str) -> ElementwiseEfficiency:
+        """Coefficients of the first of these kinds of kernel that has an entry, or the one that all
+        others share."""
+        for kind in kinds:
+            for name, entry in self.elementwise_kinds.items():
+                if name == kind:
+                    return entry
+        return self.elementwise
 
     def prefill_for(self, kv: str, *, latent: bool = False) -> PrefillAttentionEfficiency:
         """Coefficients of prefill attention with a KV cache of type ``kv``; ``latent`` for MLA."""

@@ -54,9 +54,10 @@ class MatmulEfficiency(Launched):
     ``t = overhead + converted/(conversion·BW)
     + ((bytes/(bandwidth·BW))^q + (FLOPs/(compute·peak))^q)^(1/q)``
 
-    bytes: weights as stored, inputs in the type of the product, outputs with 2 bytes an element
-    (m·k·a + m·n·2 + n·k·w). converted: what a separate kernel moves to bring 16-bit inputs into a
-    narrower type (m·k·(2 + a)); 0 where inputs stay as they are. Corrections depend on m, n and k.
+    bytes: weights as stored, inputs in the type of the product, outputs with 2 bytes an element, 4
+    for products in fp32 (m·k·a + m·n·2 + n·k·w). converted: what a separate kernel moves to bring
+    16-bit inputs into a narrower type (m·k·(2 + a)); 0 where inputs stay as they are. Corrections
+    depend on m, n and k.
     """
 
     AXES: ClassVar[tuple[str, ...]] = ("m", "n", "k")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from simulator.errors import UnknownNameError, UserError
 
 if TYPE_CHECKING:
+    from simulator.models.huggingface import Decoder
     from simulator.models.spec import ModelSpec
 
-__all__ = ["load_model", "preset_names"]
+__all__ = ["load_decoder", "load_model", "preset_names"]
 
 _PRESETS = Path(__file__).parent / "presets"
 
@@ -33,13 +34,22 @@ def load_model(name_or_path: str, base: Path | None = None) -> ModelSpec:
         UnknownNameError: neither a preset nor a path; names the closest presets.
         UserError: the file is not there or does not describe a model that can be read.
     """
-    from simulator.models.huggingface import parse_config, parse_json, read_config
+    return load_decoder(name_or_path, base).spec
+
+
+def load_decoder(name_or_path: str, base: Path | None = None) -> Decoder:
+    """A model as `load_model` finds it, with its layers one by one: what it takes to run it.
+
+    Raises:
+        UnknownNameError, UserError: see `load_model`.
+    """
+    from simulator.models.huggingface import parse_decoder, parse_json, read_config
 
     preset = _find(name_or_path)
     if preset is not None:
         text = preset.read_text(encoding="utf-8")
         name = preset.name.removesuffix(".json")
-        return parse_config(parse_json(text, str(preset)), name, str(preset), text)
+        return parse_decoder(parse_json(text, str(preset)), name, str(preset), text)
     path = (base or Path()) / Path(name_or_path).expanduser()
     if name_or_path and path.exists():
         return read_config(path)

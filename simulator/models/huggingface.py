@@ -1,10 +1,11 @@
-"""Reads a Hugging Face ``config.json`` into a `ModelSpec`."""
+"""Reads a Hugging Face ``config.json`` into a `ModelSpec` and its layers."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,21 @@ _UNLIKE_LLAMA = re.compile(
 )
 
 
-def read_config(path: Path) -> ModelSpec:
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """A model, its layers in their order, and the keys that they were read from.
+
+    ``kind`` is the configuration's ``model_type``, ``folder`` where it lies if it is a file.
+    """
+
+    spec: ModelSpec
+    layers: tuple[Layer, ...]
+    config: Config
+    kind: str
+    folder: Path | None = None
+
+
+def read_config(path: Path) -> Decoder:
     """The model that a ``config.json`` describes.
 
     Args:
@@ -52,7 +67,8 @@ def read_config(path: Path) -> ModelSpec:
         reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise UserError(f"cannot be read: {reason}", where=str(path)) from None
     name = path.resolve().parent.name if path.name == "config.json" else path.stem
-    return parse_config(parse_json(text, str(path)), name, str(path), text)
+    decoder = parse_decoder(parse_json(text, str(path)), name, str(path), text)
+    return replace(decoder, folder=path.parent)
 
 
 def parse_json(text: str, origin: str) -> dict[str, Any]:
@@ -77,6 +93,11 @@ def _refuse(constant: str) -> float:
 
 
 def parse_config(values: Mapping[str, Any], name: str, origin: str, text: str = "") -> ModelSpec:
+    """The sizes alone of what `parse_decoder` reads."""
+    return parse_decoder(values, name, origin, text).spec
+
+
+def parse_decoder(values: Mapping[str, Any], name: str, origin: str, text: str = "") -> Decoder:
     """The model that the keys of a ``config.json`` describe.
 
     Of a model that also sees or hears, the language model alone is taken (``text_config``).
@@ -99,11 +120,12 @@ def parse_config(values: Mapping[str, Any], name: str, origin: str, text: str = 
     weights = weight_format(config)
     if weights.assumed:
         notes.append(weights.assumed)
-    return ModelSpec(
+    layers = architecture.layers(config)
+    spec = ModelSpec(
         name=name,
         hidden=config.integer("hidden_size"),
         vocab=config.integer("vocab_size"),
-        groups=_merge(architecture.layers(config)),
+        groups=_merge(layers),
         tied_embeddings=_tied(config),
         max_context=_max_context(config, kind),
         native_dtype=weights.dtype,
@@ -112,6 +134,7 @@ def parse_config(values: Mapping[str, Any], name: str, origin: str, text: str = 
         source="; ".join((str(values.get("_source", origin)), *notes)),
         parameters_published=values.get("_parameters_published"),
     )
+    return Decoder(spec, tuple(layers), config, kind)
 
 
 def _decoder(config: Config) -> tuple[Config, str, list[str]]:

@@ -75,6 +75,11 @@ class InFlightScheduler:
         """Sequences that decode."""
         return self.decoding.count
 
+    def decoding_now(self) -> list[tuple[Sequence, int]]:
+        """Sequences that decode and the tokens they have stored, in the order of admission."""
+        ahead = self.decoding.steps
+        return [(s, s.offset + ahead) for s in self._running if s.finish_at != NOT_DECODING]
+
     def add(self, sequence: Sequence) -> None:
         """Queues a new sequence."""
         self.waiting.append(sequence)

@@ -146,7 +146,7 @@ class KvCache:
         while blocks:
             key, count = queue.popitem(last=False)
             if type(key) is tuple:
-                del self._references[key]
+                self._forget(key)
                 self._queued_keys -= 1
                 blocks -= 1
             elif count > blocks:
@@ -157,6 +157,10 @@ class KvCache:
                 blocks -= count
         if self._queued_keys == 0:
             queue.clear()
+
+    def _forget(self, key: Key) -> None:
+        """Takes a block's key out of the index, because the block is taken for something else."""
+        del self._references[key]
 
     def share(self, sequence: Sequence, hits: int) -> None:
         """References the first ``hits`` blocks, found by ``lookup``, for an admitted sequence."""
