@@ -29,7 +29,7 @@ class Specialization:
     multiples_of_16: tuple[str, ...] = ()
 
     def source(self) -> ASTSource:
-        """For ``triton.compile``, with what alignment allows: wide loads and asynchronous copies."""
+        """For ``triton.compile``, with the alignments that wide and asynchronous loads need."""
         known = dict(self.signature) | dict.fromkeys(self.constants, "constexpr")
         names = self.kernel.arg_names
         ordered = {name: known[name] for name in names}
