@@ -8,7 +8,7 @@ the same plans, which ``calibration.validate.engine`` asserts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 
 import numpy as np
@@ -28,11 +28,13 @@ from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
 
 @dataclass(frozen=True, slots=True)
 class DoneStep:
-    """One step as it ran: from ``start_s`` to ``end_s``, when the host had its tokens. The rest is
-    what a cost model is asked with (``StepCost``)."""
+    """One step as it ran: from ``start_s`` to ``end_s``, when the host had its tokens. The host
+    took ``host_s`` to plan it and to enqueue it (where the host is the device, to run it). The rest
+    is what a cost model is asked with (``StepCost``)."""
 
     start_s: float
     end_s: float
+    host_s: float
     decode: int
     context: int
     local_context: int
@@ -44,6 +46,11 @@ class DoneStep:
         """Its duration."""
         return self.end_s - self.start_s
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that it computed."""
+        return self.decode + sum(chunk.new for chunk in self.chunks)
+
 
 @dataclass(slots=True)
 class _Flight:
@@ -52,8 +59,9 @@ class _Flight:
     plan: Plan
     pending: Pending
     start_s: float
+    host_s: float
     takers: list[Sequence]
-    ended: list[Sequence] = field(default_factory=list)
+    ended: list[Sequence]
     end_s: float | None = None
 
 
@@ -98,14 +106,14 @@ class Server:
         self._free_seats = list(range(executor.nobody - 1, -1, -1))
         self._seats: dict[Sequence, int] = {}
         self._flight: _Flight | None = None
+        self._began_s = 0.0
 
     def serve(self) -> list[DoneStep]:
         """Serves all requests; returns the steps in order."""
         self.clock.start()
         now = 0.0
         while True:
-            self._queue(now)
-            plan = self.scheduler.schedule()
+            plan = self._plan(now)
             if plan is None:
                 if not self._arrivals:
                     break
@@ -120,8 +128,7 @@ class Server:
         """Runs steps as long as each is planned while the one before it runs; returns the end."""
         flight = self._launch(plan, now)
         while self.plans_ahead:
-            self._queue(flight.start_s)
-            following = self.scheduler.schedule()
+            following = self._plan(flight.start_s)
             if following is None:
                 break
             # Its start is only known when this flight has landed, which changes nothing before.
@@ -130,9 +137,11 @@ class Server:
             flight = ahead
         return self._land(flight)
 
-    def _queue(self, until: float) -> None:
-        while self._arrivals and self._arrivals[0][0] <= until:
+    def _plan(self, seen_until: float) -> Plan | None:
+        self._began_s = self.clock.now()
+        while self._arrivals and self._arrivals[0][0] <= seen_until:
             self.scheduler.add(self._sequences.make(heappop(self._arrivals)[1]))
+        return self.scheduler.schedule()
 
     # --- one step --------------------------------------------------------------------------------
 
@@ -141,11 +150,12 @@ class Server:
         packed = self._pack(plan, decoding)
         pending = self.executor.run(packed)
         takers = [sequence for sequence, _ in decoding] + plan.prefill[: plan.ending]
-        flight = self._flight = _Flight(plan, pending, start_s, takers)
-        flight.ended = self.scheduler.complete(plan)
-        for sequence in flight.ended:
+        ended = self.scheduler.complete(plan)
+        for sequence in ended:
             self._free_seats.append(self._seats.pop(sequence))
-        return flight
+        host_s = self.clock.now() - self._began_s
+        self._flight = _Flight(plan, pending, start_s, host_s, takers, ended)
+        return self._flight
 
     def _land(self, flight: _Flight) -> float:
         """Waits for a step; hands out its tokens."""
@@ -157,6 +167,7 @@ class Server:
                 DoneStep(
                     flight.start_s,
                     flight.end_s,
+                    flight.host_s,
                     plan.decode,
                     plan.context,
                     plan.local_context,
