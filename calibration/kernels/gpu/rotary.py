@@ -95,14 +95,15 @@ def _rope_kv_write(
     tl.store(place + half, high, mask=query)
 
     cached = slot // block_size * block_stride + slot % block_size * token_stride
+    written = tl.where(slot >= 0, kv_heads, 0)
     key = head - heads
-    to_key = ((key >= 0) & (key < kv_heads) & (slot >= 0))[:, None] & real
+    to_key = ((key >= 0) & (key < written))[:, None] & real
     at = k_cache + cached + key[:, None] * head_stride + columns[None, :]
     tl.store(at, low.to(k_cache.dtype.element_ty), mask=to_key)
     tl.store(at + half, high.to(k_cache.dtype.element_ty), mask=to_key)
 
     value = key - kv_heads
-    to_value = ((value >= 0) & (value < kv_heads) & (slot >= 0))[:, None] & real
+    to_value = ((value >= 0) & (value < written))[:, None] & real
     at = v_cache + cached + value[:, None] * head_stride + columns[None, :]
     tl.store(at, first.to(v_cache.dtype.element_ty), mask=to_value)
     tl.store(at + half, second.to(v_cache.dtype.element_ty), mask=to_value)
