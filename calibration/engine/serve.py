@@ -97,12 +97,14 @@ class Server:
         self._sequences = Sequences(requests)
         self._dependents = Dependents(requests)
         self._all, self._over, self._progress = len(requests), 0, progress
-        self._arrivals: list[tuple[float, int]] = []
+        # (time, number, request): of those that come at once, the first one released comes first.
+        self._arrivals: list[tuple[float, int, int]] = []
+        self._released = 0
         roots = np.flatnonzero((requests.parent == ROOT) & (requests.pool == OPEN_LOOP))
         for index in roots.tolist():
-            heappush(self._arrivals, (float(requests.arrival_s[index]), index))
+            self._arrive(index, float(requests.arrival_s[index]))
         for index, pause in self._dependents.first():
-            heappush(self._arrivals, (pause, index))
+            self._arrive(index, pause)
         self._free_seats = list(range(executor.nobody - 1, -1, -1))
         self._seats: dict[Sequence, int] = {}
         self._flight: _Flight | None = None
@@ -137,10 +139,14 @@ class Server:
             flight = ahead
         return self._land(flight)
 
+    def _arrive(self, index: int, at: float) -> None:
+        heappush(self._arrivals, (at, self._released, index))
+        self._released += 1
+
     def _plan(self, seen_until: float) -> Plan | None:
         self._began_s = self.clock.now()
         while self._arrivals and self._arrivals[0][0] <= seen_until:
-            self.scheduler.add(self._sequences.make(heappop(self._arrivals)[1]))
+            self.scheduler.add(self._sequences.make(heappop(self._arrivals)[2]))
         return self.scheduler.schedule()
 
     # --- one step --------------------------------------------------------------------------------
@@ -178,7 +184,7 @@ class Server:
             for sequence in flight.ended:
                 self.texts.ended(sequence.index)
                 for child, pause in self._dependents.released_by(sequence.index, served=True):
-                    heappush(self._arrivals, (flight.end_s + pause, child))
+                    self._arrive(child, flight.end_s + pause)
                 self._over += 1
             if self._progress is not None and flight.ended:
                 self._progress(self._over, self._all)
