@@ -24,7 +24,6 @@ pytest.importorskip("safetensors")
 from calibration.engine.build import Engine, Formats  # noqa: E402
 from calibration.engine.decoder import load_runnable  # noqa: E402
 from calibration.engine.model import Model, StepInputs  # noqa: E402
-from calibration.engine.ranks import Alone  # noqa: E402
 from calibration.engine.serve import DoneStep  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -114,14 +113,14 @@ def engine(
 
 
 @torch.inference_mode()
-def plain_logits(engine: Engine, tokens: list[int], formats: Formats = FP32) -> Any:
-    """Of all tokens of one text, from the engine's own weights, in one chunk on a fresh cache."""
-    of, n = engine.model, len(tokens)
+def plain_logits(of: Model, tokens: list[int], kv_type: torch.dtype = torch.float32) -> Any:
+    """Of all tokens of one text, with the model's weights, in one chunk on a fresh cache."""
+    n = len(tokens)
     kv = [
-        tuple(torch.zeros(1, n, of.kv_heads, of.head_dim, dtype=formats.kv_cache) for _ in "kv")
+        tuple(torch.zeros(1, n, of.kv_heads, of.head_dim, dtype=kv_type) for _ in "kv")
         for _ in of.decoder.layers
     ]
-    model = Model(of.decoder, of.weights, of.kernels, Alone(), kv, n)
+    model = Model(of.decoder, of.weights, of.kernels, of.ranks, kv, n)
     at = torch.arange(n)
     whole = torch.tensor([0, n], dtype=torch.int32)
     return model.forward(

@@ -73,7 +73,7 @@ def check(run, requests: Requests, limit, blocks: int, span: int = 0):
     for index, (prompt, answer) in enumerate(zip(prompts, texts.answers, strict=True)):
         whole = texts.slice(index, 0, prompt + len(answer)).tolist()
         assert whole[prompt:] == answer
-        assert greedy(plain_logits(run, whole), prompt, answer), f"request {index}"
+        assert greedy(plain_logits(run.model, whole), prompt, answer), f"request {index}"
     return record
 
 
@@ -188,7 +188,7 @@ def test_prompts_of_the_callers(tiny) -> None:
     _, texts = run.serve(requests, prompts={0: [3, 1, 4, 1, 5]})
     assert texts.slice(0, 0, 5).tolist() == [3, 1, 4, 1, 5]
     whole = [3, 1, 4, 1, 5, *texts.answers[0]]
-    assert greedy(plain_logits(run, whole), 5, texts.answers[0])
+    assert greedy(plain_logits(run.model, whole), 5, texts.answers[0])
 
 
 @st.composite

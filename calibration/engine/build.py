@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from calibration.engine.blocks import BlockTables
 from calibration.engine.clock import Clock, ThreadClock, WallClock
 from calibration.engine.decoder import Runnable, load_runnable
 from calibration.engine.executor import Executor
+from calibration.engine.follow import Leader, Line, follow
 from calibration.engine.model import Model
 from calibration.engine.ranks import Alone, Ranks
 from calibration.engine.serve import DoneStep, Server
@@ -89,7 +91,7 @@ class Engine:
         formats: number formats.
         device: where it runs.
         source: weights; random ones by default.
-        ranks: who shares the model.
+        ranks: who shares the model; rank 0 serves, the others ``follow`` until it is closed.
         kernels: what computes.
         temperature, seed: of sampling; the seed is that of random weights too.
 
@@ -131,7 +133,10 @@ class Engine:
         ]  # fmt: skip
         kernels = kernels or choose(DEFAULT if device.type == "cuda" else "torch")
         self.model = Model(decoder, weights, kernels, ranks, kv, limits.max_model_len)
-        self.executor = Executor(
+        self._line = Line(device) if ranks.size > 1 else None
+        leads = self._line is not None and ranks.rank == 0
+        make = partial(Leader, line=self._line) if leads else Executor
+        self.executor: Executor = make(
             self.model,
             seats=limits.max_num_seqs,
             width=-(-limits.max_model_len // size),
@@ -141,6 +146,17 @@ class Engine:
             graph_sizes=_graph_sizes(limits),
         )
 
+    def follow(self) -> None:
+        """On all ranks but 0: runs what rank 0 serves, until it is closed."""
+        assert self._line is not None, "nobody to follow"
+        assert self.model.ranks.rank, "rank 0 leads"
+        follow(self.executor, self._line)
+
+    def close(self) -> None:
+        """On rank 0: lets the other ranks go, if there are any."""
+        if isinstance(self.executor, Leader):
+            self.executor.stop()
+
     def serve(
         self,
         requests: Requests,
@@ -149,7 +165,7 @@ class Engine:
         prompts: dict[int, list[int]] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[list[DoneStep], Texts]:
-        """Serves all requests, from an empty cache.
+        """Serves all requests, from an empty cache; with several ranks on rank 0 alone.
 
         Args:
             requests: what clients send.
@@ -172,6 +188,7 @@ class Engine:
         assert isinstance(scheduler, InFlightScheduler)
         texts = Texts(requests, self.decoder.spec.vocab, self.seed, prompts)
         texts.prepare()
+        self.executor.restart()
         on_gpu = self.device.type == "cuda"
         server = Server(
             self.executor, scheduler, kv, requests, texts,
@@ -189,6 +206,7 @@ def build_engine(
     *,
     base: Path | None = None,
     checkpoint: bool = False,
+    ranks: Ranks | None = None,
 ) -> Engine:
     """The engine of a resolved scenario.
 
@@ -197,6 +215,7 @@ def build_engine(
         device: where it runs.
         base: folder that the model's path starts from.
         checkpoint: read the weights that lie beside the model's config.json.
+        ranks: as many as the scenario's ``tp``, of which this process is one.
 
     Raises:
         UserError: something in the scenario that the engine does not do.
@@ -212,7 +231,7 @@ def build_engine(
         "deployment.replicas": scenario.deployment.replicas > 1,
         "deployment.timeout_s": scenario.deployment.timeout_s is not None,
         "deployment.network_ms": scenario.deployment.network_ms > 0,
-        "parallelism.tp": scenario.parallelism.tp > 1,
+        "parallelism.tp": scenario.parallelism.tp != (ranks.size if ranks else 1),
     }.items():
         if wrong:
             raise UserError("the micro-engine runs one replica on one device, with clients that "
@@ -230,7 +249,9 @@ def build_engine(
     if checkpoint:
         source = Checkpoint(checkpoint_folder(decoder), formats.activations, device)
     seed = scenario.measurement.seed
-    return Engine(decoder, deployment.limits, layout, formats, device, source=source, seed=seed)
+    return Engine(
+        decoder, deployment.limits, layout, formats, device, source=source, ranks=ranks, seed=seed
+    )
 
 
 def _graph_sizes(limits: Limits) -> tuple[int, ...]:

@@ -101,13 +101,20 @@ class Executor:
             )  # fmt: skip
         return self._hand_over(self._forward(inputs, seats[sampled] if chunks else seats))
 
+    def restart(self) -> None:
+        """The next step draws as the first one did."""
+        self.number.zero_()
+
+    def capture(self) -> None:
+        """Records all graphs."""
+        for size in self.graph_sizes:
+            self._graph(size)
+
     def warm_up(self, tokens: int) -> None:
         """Compiles, captures and touches what steps of up to ``tokens`` tokens need."""
-        if self.device.type == "cuda":
-            for size in self.graph_sizes:
-                self._graph(size)
-        most = min(tokens, self.width * self.block_size - 1)
-        for new in sorted({1, 2, min(17, most), most // 2 + 1, most}):
+        self.capture()
+        most = min(tokens, len(self.model.cos_sin))
+        for new in sorted({1, min(2, most), min(17, most), most // 2 + 1, most}):
             self.run(_rehearsal(self.nobody, decode=0, new=new)).wait()
             self.run(_rehearsal(self.nobody, decode=3, new=new)).wait()
         for decode in (1, 2, 3, 16):

@@ -42,9 +42,16 @@ class Texts:
     def prepare(self) -> None:
         """Makes all prompts that do not depend on an answer, so that serving need not."""
         prefixes = self.requests.prefixes
+        continued: set[int] = set()
         for index in range(len(self.requests)):
-            if prefixes is None or not prefixes.continues[index]:
-                self._prompts.setdefault(index, self._make(index))
+            streams: list[int] = []
+            if prefixes is not None:
+                low, high = prefixes.offsets[index : index + 2].tolist()
+                streams = prefixes.stream[low:high].tolist()
+            if index not in self._prompts and continued.isdisjoint(streams):
+                self._prompts[index] = self._make(index)
+            if prefixes is not None and prefixes.continues[index]:
+                continued.add(streams[-1])
 
     def slice(self, index: int, first: int, end: int) -> Ints:
         """Tokens ``first`` to ``end`` of prompt and answer."""

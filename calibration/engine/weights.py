@@ -22,6 +22,10 @@ Narrow = Literal["int8", "fp8"] | None
 """Type of the layers' products when it is narrower than the activations'."""
 
 
+_READABLE = (torch.float32, torch.bfloat16, torch.float16)
+"""Types of tensors in checkpoints; narrower ones come with scales."""
+
+
 @dataclass(frozen=True, slots=True)
 class DenseBlock:
     """A feed-forward block: ``gate_up`` holds the gate's rows before those it gates."""
@@ -133,6 +137,12 @@ class Checkpoint:
                 f"{name} has the shape {list(tensor.shape)}",
                 where=str(self.folder),
                 hint=f"config.json says {list(shape)}",
+            )
+        if tensor.dtype not in _READABLE:
+            raise UserError(
+                f"{name} is stored as {str(tensor.dtype).removeprefix('torch.')}",
+                where=str(self.folder),
+                hint="the micro-engine reads float32, bfloat16 and float16",
             )
         return tensor.to(self.dtype)
 
