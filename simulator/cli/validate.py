@@ -1,26 +1,40 @@
-"""``validate``: measured points rerun as simulations, and how far the two lie apart."""
+"""``validate``: measured points rerun as simulations, or a scenario run for real and simulated, and
+how far the two lie apart."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from simulator.cli.folder import ROOT
+from simulator.cli.folder import _slug as slug
 from simulator.cli.output import console, echo_json
 from simulator.cli.safely import INTERRUPTED
-from simulator.cli.scenarios import json_option
+from simulator.cli.scenarios import json_option, loaded, set_option
 from simulator.errors import UserError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from simulator.scenario import Scenario
+
+
+_OF_DATASETS = ("csv_file", "split", "where", "limit", "processes")
+_OF_ENGINES = ("overrides", "device", "rates", "rounds", "checkpoint")
+"""Options that the other way of validating does not have."""
+
+_MOST_MULTIPLE = 100
+
 
 @click.command()
-@click.argument("dataset", metavar="DATASET")
+@click.argument("dataset", metavar="[DATASET]", required=False)
 @json_option
 @click.option("--html", metavar="FILE", help="Write a report with charts.")
 @click.option("--csv", "csv_file", metavar="FILE", help="Write every point as a row.")
@@ -28,7 +42,8 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     metavar="DIR",
-    help=f"Folder that keeps finished points.  [default: {ROOT}/validate-NAME]",
+    help="Folder that keeps what is finished.  "
+    f"[default: {ROOT}/validate-NAME, {ROOT}/validate-engine-NAME]",
 )
 @click.option(
     "--split",
@@ -45,10 +60,32 @@ if TYPE_CHECKING:
 )
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many points.")
 @click.option("--processes", type=click.IntRange(1, 256), help="Default: one for each core.")
+@click.option("--engine", metavar="SCENARIO", help="Run this scenario for real, and simulate it.")
+@set_option
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    help="With --engine: where it runs.  [default: cuda where there is one]",
+)
+@click.option(
+    "--rates",
+    metavar="LIST",
+    help="With --engine: multiples of the predicted capacity.  [default: 0.1,0.5,0.8,1.0,1.2]",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 100),
+    help="With --engine: serve each rate so often and take medians.  [default: 3 on a CPU, else 1]",
+)
+@click.option(
+    "--checkpoint",
+    is_flag=True,
+    help="With --engine: read the weights beside the model's config.json; else they are random.",
+)
 @click.pass_context
 def validate(
     ctx: click.Context,
-    dataset: str,
+    dataset: str | None,
     as_json: bool,
     html: str | None,
     csv_file: str | None,
@@ -58,12 +95,35 @@ def validate(
     where: tuple[str, ...],
     limit: int | None,
     processes: int | None,
+    engine: str | None,
+    overrides: tuple[str, ...],
+    device: str | None,
+    rates: str | None,
+    rounds: int | None,
+    checkpoint: bool,
 ) -> None:
-    """Simulate measured points and say how far off the predictions are.
+    """Say how far off predictions are.
 
-    DATASET is a CSV file with a row for each measured deployment, or with a row for each request.
-    Finished points are kept, so that the same command goes on where an interrupted one stopped.
+    DATASET is a CSV file with a row for each measured deployment, or with a row for each request:
+    every point is simulated. With --engine instead, a scenario for the micro-engine is served for
+    real on this machine and simulated, from an idle engine to an overloaded one.
+
+    What is finished is kept, so that the same command goes on where an interrupted one stopped.
     """
+    if engine is not None:
+        if dataset is not None:
+            raise UserError("give either a DATASET or --engine SCENARIO, not both")
+        _refuse(ctx, _OF_DATASETS, "is for a DATASET, not for --engine")
+        options = {
+            "device": device, "multiples": _multiples(rates), "rounds": rounds,
+            "checkpoint": checkpoint,
+        }  # fmt: skip
+        with loaded(engine, overrides) as scenario:
+            _engine(ctx, scenario, options, as_json, html, markdown, out)
+        return
+    if dataset is None:
+        raise UserError("give a DATASET, or --engine SCENARIO")
+    _refuse(ctx, _OF_ENGINES, "is for --engine, not for a DATASET")
     from calibration import validate as validation
     from calibration.validate.measured import unread
 
@@ -73,18 +133,11 @@ def validate(
     if note:
         click.echo(note, err=True)
     folder = Path(out) if out is not None else ROOT / f"validate-{points.name}"
-    try:
-        with _Bar() as bar:
-            found = validation.validate(
-                points, folder, split=split, where=pairs, limit=limit, processes=processes,
-                progress=bar,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        click.echo(
-            f"Interrupted: finished points are in {folder}; the same command goes on from there.",
-            err=True,
-        )
-        ctx.exit(INTERRUPTED)
+    with _kept(ctx, "finished points", folder), _Bar("Validating", "points") as bar:
+        found = validation.validate(
+            points, folder, split=split, where=pairs, limit=limit, processes=processes,
+            progress=bar,
+        )  # fmt: skip
     if html is not None:
         from calibration.validate.page import page
 
@@ -105,6 +158,75 @@ def validate(
         render(found, console(piped=160))
 
 
+def _engine(
+    ctx: click.Context,
+    scenario: Scenario,
+    options: dict[str, Any],
+    as_json: bool,
+    html: str | None,
+    markdown: str | None,
+    out: str | None,
+) -> None:
+    """Serves a scenario for real and predicts it."""
+    from calibration.validate.engine import need_torch
+
+    need_torch()
+
+    def part(name: str) -> Any:
+        # By name: whoever checks the types of this program need not have PyTorch.
+        return import_module(f"calibration.validate.engine.{name}")
+
+    folder = Path(out) if out is not None else ROOT / f"validate-engine-{slug(scenario.name)}"
+    run = part("run")
+    with _kept(ctx, "finished runs", folder), _Bar("Serving", "requests") as bar:
+        found = run.validate_engine(scenario, folder, progress=bar, **options)
+    if html is not None:
+        _write(html, part("page").page(found))
+    if markdown is not None:
+        _write(markdown, part("tables").markdown(found))
+    if as_json:
+        echo_json(run.document(found))
+    else:
+        part("terminal").render(found, console(piped=160))
+
+
+def _refuse(ctx: click.Context, names: Sequence[str], why: str) -> None:
+    """Refuses options that were given and would do nothing."""
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is ParameterSource.COMMANDLINE:
+            raise UserError(why, where=parameter.opts[0])
+
+
+def _multiples(text: str | None) -> tuple[float, ...] | None:
+    """What ``--rates`` says."""
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < multiple <= _MOST_MULTIPLE for multiple in found):
+        raise UserError(
+            f"must be numbers above 0 and up to {_MOST_MULTIPLE}",
+            where=f"--rates {text}",
+            hint="as in 0.5,1.0",
+        )
+    return found
+
+
+@contextmanager
+def _kept(ctx: click.Context, what: str, folder: Path) -> Iterator[None]:
+    """Says after Ctrl-C what is there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(
+            f"Interrupted: {what} are in {folder}; the same command goes on from there.", err=True
+        )
+        ctx.exit(INTERRUPTED)
+
+
 def _pair(text: str) -> tuple[str, str]:
     field, equals, value = text.partition("=")
     if not equals or not field:
@@ -121,6 +243,9 @@ def _write(file: str, text: str) -> None:
 
 class _Bar:
     """A bar on stderr, shown only on a terminal."""
+
+    def __init__(self, doing: str, what: str) -> None:
+        self._doing, self._what = doing, what
 
     def __enter__(self) -> Callable[[int, int], None]:
         self._bar: Progress | None = None
@@ -141,8 +266,9 @@ class _Bar:
             from rich.progress import TimeRemainingColumn as Remaining
 
             self._bar = Progress(
-                TextColumn("Validating"), BarColumn(), MofNCompleteColumn(), TextColumn("points ·"),
-                Remaining(), console=console(stderr=True), transient=True,
+                TextColumn(self._doing), BarColumn(), MofNCompleteColumn(),
+                TextColumn(f"{self._what} ·"), Remaining(), console=console(stderr=True),
+                transient=True,
             )  # fmt: skip
             self._task = self._bar.add_task("", total=total)
             self._bar.start()
