@@ -125,7 +125,8 @@ class Drive:
             table = self.kv.tables[sequence]
             for at in range(past + new):
                 assert self.blocks.read(table, at) == token_of(sequence, at), f"{sequence} at {at}"
-        self.check_tables({s: past + new for s, past, new in computing})
+        stored = dict(self.scheduler.decoding_now())
+        self.check_tables(stored | {s: past + new for s, past, new in computing})
 
     def check_tables(self, stored: dict[Sequence, int]) -> None:
         """A number in two tables holds the same text for both, and a whole block of it."""

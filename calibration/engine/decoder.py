@@ -69,6 +69,8 @@ def load_runnable(name_or_path: str, base: Path | None = None) -> Runnable:
         _check(spec, layer)
     if config.get("hidden_act") not in (None, "silu", "swish"):
         raise _not_here(spec, f"hidden_act {config.get('hidden_act')!r}")
+    if config.number("partial_rotary_factor", 1.0) != 1.0:
+        raise _not_here(spec, "a rotation of some of a head's numbers")
     first = decoder.layers[0].attention
     if any(layer.attention != first for layer in decoder.layers):
         raise _not_here(spec, "layers with different attention")

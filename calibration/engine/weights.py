@@ -97,7 +97,8 @@ class RandomSource:
     def get(self, name: str, *shape: int) -> Tensor:
         """Draws the tensor."""
         generator = torch.Generator(self.device)
-        generator.manual_seed(self.seed << 32 | crc32(name.encode()))
+        # 32 bits of all that counts: generators on CPUs look at no more.
+        generator.manual_seed(crc32(f"{self.seed} {name}".encode()))
         drawn = torch.empty(shape, dtype=self.dtype, device=self.device)
         if len(shape) == 1:
             bias = name.endswith("bias")
