@@ -163,6 +163,7 @@ class Engine:
         clock: Clock | None = None,
         *,
         prompts: dict[int, list[int]] | None = None,
+        repeats: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[list[DoneStep], Texts]:
         """Serves all requests, from an empty cache; with several ranks on rank 0 alone.
@@ -171,6 +172,7 @@ class Engine:
             requests: what clients send.
             clock: real time on GPUs, this thread's computing time on CPUs.
             prompts: tokens of prompts, by request; made up otherwise.
+            repeats: see ``Server``.
             progress: called now and then with requests ended and requests in all.
 
         Returns:
@@ -194,6 +196,7 @@ class Engine:
             self.executor, scheduler, kv, requests, texts,
             clock or (WallClock() if on_gpu else ThreadClock()),
             plans_ahead=limits.async_scheduling,
+            repeats=repeats,
             progress=progress,
         )  # fmt: skip
         return server.serve(), texts

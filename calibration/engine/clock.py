@@ -59,3 +59,7 @@ class ThreadClock:
     def wait_until(self, at: float) -> None:
         """Nobody computes while everybody waits."""
         self._zero -= max(0.0, at - self.now())
+
+    def take_back(self, seconds: float) -> None:
+        """The last ``seconds`` do not count."""
+        self._zero += seconds

@@ -110,6 +110,15 @@ class Executor:
         for size in self.graph_sizes:
             self._graph(size)
 
+    def state(self) -> tuple[Tensor, Tensor]:
+        """What a step changes besides the cache, where running it again changes nothing more."""
+        return self.last.clone(), self.number.clone()
+
+    def restore(self, state: tuple[Tensor, Tensor]) -> None:
+        """As if the steps since then had not been run."""
+        for mine, before in zip((self.last, self.number), state, strict=True):
+            mine.copy_(before)
+
     def warm_up(self, tokens: int) -> None:
         """Compiles, captures and touches what steps of up to ``tokens`` tokens need."""
         self.capture()

@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 import numpy as np
 
 from calibration.engine.blocks import BlockTables
-from calibration.engine.clock import Clock
+from calibration.engine.clock import Clock, ThreadClock
 from calibration.engine.executor import Executor, Pending
 from calibration.engine.step import FROM_LAST_STEP, Ints, PackedStep
 from calibration.engine.texts import Texts
@@ -76,6 +76,8 @@ class Server:
         texts: their tokens.
         clock: the time.
         plans_ahead: plan and enqueue a step while the one before it runs.
+        repeats: on a CPU, each step is run so many times and took as long as the fastest: others
+            on the machine lengthen steps, and nothing shortens them.
         progress: called now and then with requests ended and requests in all.
     """
 
@@ -89,10 +91,13 @@ class Server:
         clock: Clock,
         *,
         plans_ahead: bool,
+        repeats: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.executor, self.scheduler, self.kv, self.clock = executor, scheduler, kv, clock
-        self.texts, self.plans_ahead = texts, plans_ahead
+        self.texts, self.plans_ahead, self.repeats = texts, plans_ahead, repeats
+        if repeats > 1:
+            assert isinstance(clock, ThreadClock), "only computing time can be taken back"
         self.steps: list[DoneStep] = []
         self._sequences = Sequences(requests)
         self._dependents = Dependents(requests)
@@ -154,7 +159,7 @@ class Server:
     def _launch(self, plan: Plan, start_s: float) -> _Flight:
         decoding = [] if not plan.decode else self.scheduler.decoding_now()
         packed = self._pack(plan, decoding)
-        pending = self.executor.run(packed)
+        pending = self._run(packed)
         takers = [sequence for sequence, _ in decoding] + plan.prefill[: plan.ending]
         ended = self.scheduler.complete(plan)
         for sequence in ended:
@@ -162,6 +167,22 @@ class Server:
         host_s = self.clock.now() - self._began_s
         self._flight = _Flight(plan, pending, start_s, host_s, takers, ended)
         return self._flight
+
+    def _run(self, step: PackedStep) -> Pending:
+        if self.repeats == 1:
+            return self.executor.run(step)
+        clock, seconds = self.clock, []
+        assert isinstance(clock, ThreadClock)
+        began = clock.now()
+        for _ in range(self.repeats):
+            before = self.executor.state()
+            start = clock.now()
+            pending = self.executor.run(step)
+            seconds.append(clock.now() - start)
+            if len(seconds) < self.repeats:
+                self.executor.restore(before)
+        clock.take_back(clock.now() - began - min(seconds))
+        return pending
 
     def _land(self, flight: _Flight) -> float:
         """Waits for a step; hands out its tokens."""

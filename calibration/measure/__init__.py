@@ -1,1 +1,1 @@
-"""Measures this machine with the micro-engine: ceilings, operators, steps (``simulate calibrate``)."""
+"""Measures this machine with the micro-engine: ceilings, operators, steps."""

@@ -18,19 +18,21 @@ _CPU_SIDE, _GPU_SIDE = 1536, 8192
 def ceiling_rows(device: torch.device, formats: tuple[str, ...], rounds: int = 7) -> Iterator[Row]:
     """A copy, counting bytes read and written, and a product of square matrices of random numbers
     in each format that the device has units for."""
-    copied = (_GPU_BYTES if device.type == "cuda" else _CPU_BYTES) // 2
-    source = torch.empty(copied, dtype=torch.uint8, device=device).random_(0, 255)
-    target = torch.empty_like(source)
-    seconds = _time(lambda: target.copy_(source), device, rounds)
-    kept = summary(seconds, least=device.type == "cpu")
-    yield Row("ceiling", "copy", *kept, amount=2.0 * copied)
-    del source, target
+    yield _copy(device, rounds)
     side = _GPU_SIDE if device.type == "cuda" else _CPU_SIDE
     for name in formats:
         product = _product(name, side, device)
         if product is not None:
             kept = summary(_time(product, device, rounds), least=device.type == "cpu")
             yield Row("ceiling", "gemm", *kept, activations=name, amount=2.0 * side**3)
+
+
+def _copy(device: torch.device, rounds: int) -> Row:
+    size = (_GPU_BYTES if device.type == "cuda" else _CPU_BYTES) // 2
+    source = torch.empty(size, dtype=torch.uint8, device=device).random_(0, 255)
+    target = torch.empty_like(source)
+    seconds = _time(lambda: target.copy_(source), device, rounds)
+    return Row("ceiling", "copy", *summary(seconds, least=device.type == "cpu"), amount=2.0 * size)
 
 
 def _product(name: str, side: int, device: torch.device) -> Callable[[], object] | None:

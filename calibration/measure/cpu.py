@@ -45,7 +45,7 @@ def shapes() -> Iterator[Shape]:
 def operator_rows(
     engine: Engine, rounds: int, labels: dict[str, str], progress: Callable[[int, int], None]
 ) -> Iterator[Row]:
-    """Seconds of each operator, all layers together, in each step.
+    """Seconds of each operator in each step, one kernel of it.
 
     Args:
         engine: on the CPU.
@@ -62,7 +62,7 @@ def operator_rows(
     try:
         for round_number in range(rounds + 1):
             for place, (_, step) in enumerate(every):
-                timed.spent.clear()
+                timed.clear()
                 start = time.thread_time()
                 engine.executor.run(step).wait()
                 whole = time.thread_time() - start

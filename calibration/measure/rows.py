@@ -20,8 +20,8 @@ class Row:
     """One measurement.
 
     ``what``: ``ceiling`` (``amount`` bytes or FLOPs of the number format ``activations``),
-    ``operator`` (one layer's kernel called ``name`` as in the cost model, in a step of ``model``) or
-    ``step`` (a whole step of a burst of requests, number ``tokens`` of it).
+    ``operator`` (one kernel of what the cost model calls ``name``, in a step of ``model``) or
+    ``step`` (a whole step of a burst of requests).
 
     The step: ``decode`` sequences with ``context`` tokens in all (``local_context`` within the
     model's window), prompt chunks as ``new@past``, ``sampled`` rows of logits. ``rows``: how many
@@ -52,9 +52,7 @@ class Row:
     @property
     def prompt_chunks(self) -> list[Chunk]:
         """The chunks as the cost model takes them."""
-        return [
-            Chunk(*(int(part) for part in text.split("@"))) for text in self.chunks.split()
-        ]
+        return [Chunk(*(int(part) for part in text.split("@"))) for text in self.chunks.split()]
 
 
 def chunks_text(chunks: Iterable[tuple[int, int]]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from calibration.engine.build import Engine, Formats
 from calibration.engine.decoder import Runnable
@@ -14,8 +15,6 @@ from simulator.costs.protocol import Chunk
 from simulator.deployment import Limits
 from simulator.scenario.serving import ContinuousPolicy
 from simulator.serving.kv_cache import KvLayout
-
-import torch
 
 
 class Shape:

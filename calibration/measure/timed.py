@@ -27,16 +27,24 @@ _NAMES = {
 
 
 class TimedKernels:
-    """A set of kernels, each call of which is timed.
-
-    Attributes:
-        spent: seconds by operator since the last ``clear``, this thread's computing time.
-    """
+    """A set of kernels, each call of which is timed."""
 
     def __init__(self, kernels: Kernels, model: Model) -> None:
         self._kernels = kernels
         self._products = product_names(model)
-        self.spent: dict[str, float] = defaultdict(float)
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._calls: dict[str, int] = defaultdict(int)
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """By operator, seconds of a call on average since the last ``clear``, of this thread's
+        computing time."""
+        return {name: seconds / self._calls[name] for name, seconds in self._seconds.items()}
+
+    def clear(self) -> None:
+        """Forgets all calls."""
+        self._seconds.clear()
+        self._calls.clear()
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         call = getattr(self._kernels, method)
@@ -45,12 +53,17 @@ class TimedKernels:
         return timed
 
     def _timed(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
-        clock, spent, products = time.thread_time, self.spent, self._products
+        clock, seconds, calls, products = (
+            time.thread_time, self._seconds, self._calls, self._products,
+        )  # fmt: skip
 
         def timed(*args: Any, **options: Any) -> Any:
             start = clock()
             result = call(*args, **options)
-            spent[name or products[id(args[1])]] += clock() - start
+            ended = clock()
+            operator = name or products[id(args[1])]
+            seconds[operator] += ended - start
+            calls[operator] += 1
             return result
 
         return timed

@@ -1,0 +1,1 @@
+"""A machine's profile from what ``simulate calibrate`` measured on it."""

@@ -1,0 +1,196 @@
+"""Measures a machine: ceilings, then operators and steps of each model, saved as they come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calibration.engine.build import Engine, Formats
+from calibration.engine.decoder import Runnable, load_runnable
+from calibration.measure import cpu, gpu
+from calibration.measure.bursts import burst, step_rows
+from calibration.measure.ceilings import ceiling_rows
+from calibration.measure.machine import describe_machine
+from calibration.measure.rows import FILE, Row, load_rows, save_rows
+from calibration.measure.stage import stage
+from simulator.deployment import ResolvedPrecision
+from simulator.errors import UserError
+from simulator.models import load_decoder
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being measured, how much of it is done, and how much there is."""
+
+_DONE = "done"
+_CEILINGS = {"cpu": ("bf16", "fp32"), "cuda": ("bf16", "fp16", "fp8", "fp32")}
+_ROUNDS = {"cpu": 5, "cuda": 3}
+
+_BURSTS = {
+    "cpu": ((12, 100, 30), (32, 60, 20), (6, 300, 20), (3, 30, 60)),
+    "cuda": (
+        (8, 512, 64),
+        (32, 512, 128),
+        (64, 256, 96),
+        (128, 256, 64),
+        (4, 4096, 32),
+        (1, 128, 64),
+    ),
+}
+"""Requests, mean prompt and mean output of the bursts whose steps are measured."""
+
+_KV_TOKENS = {"cpu": cpu.KV_TOKENS, "cuda": 300_000}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is measured: a model, by what it is called, in number formats."""
+
+    name: str
+    decoder: Runnable
+    config: dict[str, Any]
+    precision: ResolvedPrecision
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Of its rows."""
+        p = self.precision
+        return {
+            "model": self.name, "weights": p.weights, "activations": p.activations,
+            "kv_cache": p.kv_cache,
+        }  # fmt: skip
+
+    @property
+    def title(self) -> str:
+        """How progress calls it."""
+        return f"{self.name} {self.precision.weights}"
+
+
+def named(path: str, precision: ResolvedPrecision) -> Model:
+    """A model by preset or path.
+
+    Raises:
+        UserError: there is none, or the engine cannot run it so.
+    """
+    Formats.of(precision)
+    decoder = load_runnable(path)
+    values = dict(load_decoder(path).config.values)
+    return Model(decoder.spec.name, decoder, values, precision)
+
+
+def calibrate(
+    models: Sequence[Model], device: torch.device, out: Path, progress: Progress
+) -> tuple[Path, list[Row]]:
+    """Measures what ``out`` does not hold yet.
+
+    Args:
+        models: whose operators and steps.
+        device: what is measured; on a CPU one thread.
+        out: folder of the measurements and of the models' configurations.
+        progress: told how far it is.
+
+    Returns:
+        The file, and all rows in it.
+
+    Raises:
+        UserError: ``out`` holds measurements of another machine.
+    """
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    machine = describe_machine(device)
+    rows, done = _begun(out, machine)
+    (out / "models").mkdir(parents=True, exist_ok=True)
+    for model in models:
+        text = json.dumps(model.config, indent=2, default=str) + "\n"
+        (out / "models" / f"{model.name}.json").write_text(text, encoding="utf-8")
+    for section, measure in _sections(models, device, progress):
+        if section not in done:
+            rows += list(measure())
+            done.append(section)
+            save_rows(out, rows, machine | {_DONE: done})
+    return out / FILE, rows
+
+
+def _begun(out: Path, machine: dict[str, Any]) -> tuple[list[Row], list[str]]:
+    """What an earlier call left behind."""
+    if not (out / FILE).is_file():
+        return [], []
+    rows, before = load_rows(out)
+    for key in ("device", "torch", "triton", "program"):
+        if before.get(key) != machine[key]:
+            raise UserError(
+                f"holds measurements of {key} {before.get(key)}, this is {machine[key]}",
+                where=str(out),
+                hint="name another folder with --out",
+            )
+    return rows, list(before.get(_DONE, ()))
+
+
+def _sections(
+    models: Sequence[Model], device: torch.device, progress: Progress
+) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:
+    yield "ceilings", lambda: ceiling_rows(device, _CEILINGS[device.type])
+    for model in models:
+
+        def operators(model: Model = model) -> Iterator[Row]:
+            return _operators(model, device, progress)
+
+        def steps(model: Model = model) -> Iterator[Row]:
+            return _steps(model, device, progress)
+
+        yield f"operators of {model.title}", operators
+        yield f"steps of {model.title}", steps
+
+
+def _operators(model: Model, device: torch.device, progress: Progress) -> Iterator[Row]:
+    def told(done: int, total: int) -> None:
+        progress(f"operators of {model.title}", done, total)
+
+    if device.type == "cpu":
+        yield from cpu.operator_rows(_stage(model, device), _ROUNDS["cpu"], model.labels, told)
+        return
+    layers = model.decoder.layers
+    few = replace(model.decoder, layers=layers[-gpu.LAYERS :])  # first layers may be dense
+    yield from gpu.operator_rows(
+        _stage(replace(model, decoder=few), device), gpu.GraphTimer(), model.labels, told
+    )
+    torch.cuda.empty_cache()
+
+
+def _steps(model: Model, device: torch.device, progress: Progress) -> Iterator[Row]:
+    progress(f"steps of {model.title}", 0, 1)
+    engine = _stage(model, device, graphs=device.type == "cuda")
+    engine.executor.warm_up(min(2048, engine.limits.max_num_batched_tokens))
+    bursts = [burst(*sizes, seed=i) for i, sizes in enumerate(_BURSTS[device.type])]
+    yield from step_rows(engine, bursts, _ROUNDS[device.type], model.labels)
+    progress(f"steps of {model.title}", 1, 1)
+    if device.type == "cuda":
+        del engine
+        torch.cuda.empty_cache()
+
+
+def _stage(model: Model, device: torch.device, *, graphs: bool = False) -> Engine:
+    on_cpu = device.type == "cpu"
+    sizes = cpu if on_cpu else gpu
+    longest = min(sizes.LONGEST, model.decoder.spec.max_context)
+    return stage(
+        model.decoder, Formats.of(model.precision), device,
+        sequences=sizes.SEQUENCES, kv_tokens=_room(model, device),
+        longest=longest, budget=sizes.BUDGET if not on_cpu else 512, graphs=graphs,
+    )  # fmt: skip
+
+
+def _room(model: Model, device: torch.device) -> int:
+    """Tokens in the cache: what the sweeps want, or what a GPU has room for."""
+    wanted = _KV_TOKENS[device.type]
+    if device.type == "cpu":
+        return wanted
+    from simulator.models.counting import kv_bytes_per_token, weight_bytes
+
+    spec, p = model.decoder.spec, model.precision
+    share = len(model.decoder.layers) / spec.layers
+    free = torch.cuda.mem_get_info(device)[0] - share * weight_bytes(spec, p.weights) - 8 * 2**30
+    return max(4096, min(wanted, int(0.8 * free / (share * kv_bytes_per_token(spec, p.kv_cache)))))
