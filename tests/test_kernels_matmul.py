@@ -89,15 +89,23 @@ def test_fp8_of_inputs_that_are_fp8(m: int, n: int, k: int, dtype: torch.dtype) 
 
 @pytest.mark.parametrize("make", [int8, fp8])
 def test_every_tile(make: Callable[..., Int8 | Fp8], monkeypatch: pytest.MonkeyPatch) -> None:
-    n, k = 150, 270
+    dtype = torch.float16 if ON_GPU else torch.float32
     size = 1 if make is fp8 else 2
+    weights = make(135, 140, 5, normal(135, seed=4, dtype=dtype))
     for tile in dict.fromkeys(matmul.FEW[size] + matmul.MANY[size]):
-        for splits in (1, 2, 3):
-            plan = (tile, splits)
-            monkeypatch.setattr(matmul, "plan", lambda *_, plan=plan: plan)
-            x = on_grid(tile.m + 7, k, seed=splits).to(torch.float16)
-            weights = make(n, k, 5, normal(n, seed=4, dtype=torch.float16))
-            assert_close(matmul.linear(x, weights), x, weights)
+        monkeypatch.setattr(matmul, "plan", lambda *_, plan=(tile, 1): plan)
+        x = on_grid(tile.m + 7, 140, seed=3).to(dtype)
+        assert_close(matmul.linear(x, weights), x, weights)
+
+
+@pytest.mark.parametrize("splits", [2, 3, 5])
+def test_parts_of_the_depth(splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tile = matmul.FEW[2][0]
+    monkeypatch.setattr(matmul, "plan", lambda *_: (tile, splits))
+    for k in (tile.k - 6, 2 * tile.k, 4 * tile.k + 2):
+        x = normal(9, k, seed=3, dtype=torch.float16)
+        weights = int8(70, k, 5, normal(70, seed=4, dtype=torch.float16))
+        assert_close(matmul.linear(x, weights), x, weights)
 
 
 def test_the_rows_of_inputs_may_be_apart() -> None:
