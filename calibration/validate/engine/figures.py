@@ -36,6 +36,7 @@ def figures(outcome: EngineValidation) -> dict[str, Chart]:
         "scatter": _scatter(steps),
         "by-batch": _ratio(steps, "batch"),
         "by-context": _ratio(steps, "context"),
+        "ratios": _ratios(steps),
         "timeline": _timeline(outcome.loads),
         "cdf-ttft_ms": _cdf(outcome.loads, "ttft_ms"),
         "cdf-tpot_ms": _cdf(outcome.loads, "tpot_ms"),
@@ -49,7 +50,23 @@ def figures(outcome: EngineValidation) -> dict[str, Chart]:
                 outcome.loads, "cost.usd_per_million_output_tokens", (), log=True
             ),
         }
-    return {name: chart for name, chart in charts.items() if chart["traces"]}
+    return {name: _ticked(chart) for name, chart in charts.items() if chart["traces"]}
+
+
+def _ticked(chart: Chart) -> Chart:
+    """With round numbers written out on logarithmic axes."""
+    for name in ("x", "y"):
+        axis = chart[name]
+        if axis.get("type") != "log":
+            continue
+        drawn = [*chart["traces"], *chart.get("lines", ())]
+        values = [value for trace in drawn for value in trace[name] if value > 0]
+        if values:
+            low, high = np.log10(min(values)), np.log10(max(values))
+            steps = (1, 2, 5) if high - low < 3 else (1,)
+            powers = range(int(np.floor(low)) - 1, int(np.ceil(high)) + 1)
+            axis["ticks"] = [float(f"{n}e{power}") for power in powers for n in steps]
+    return chart
 
 
 # --- over the rate -------------------------------------------------------------------------------
@@ -129,7 +146,7 @@ def _scatter(steps: pd.DataFrame) -> Chart:
 def _ratio(steps: pd.DataFrame, over: str) -> Chart:
     """Predicted over measured step time, against tokens in the step or tokens attended to."""
     traces = []
-    top = 1.0
+    low, top = np.inf, 1.0
     for colour, kind, part in _kinds(steps):
         if over == "batch":
             x = part["decode"] + part["prompt_tokens"]
@@ -137,18 +154,37 @@ def _ratio(steps: pd.DataFrame, over: str) -> Chart:
             past = [int(np.sum(new) + np.sum(old)) for new, old in
                     zip(part["chunk_new"], part["chunk_past"], strict=True)]  # fmt: skip
             x = part["context"] + np.asarray(past, dtype=np.int64)
-        top = max(top, float(x.max()))
+        low, top = min(low, float(x.min())), max(top, float(x.max()))
         traces.append(
             {"name": kind, "c": colour, "mode": "markers", "x": _short(x),
              "y": _short(part["predicted_s"] / part["measured_s"]), "text": _told(part)}
         )  # fmt: skip
-    across = [1.0, 1.1 * top]
+    across = [low / 1.1, top * 1.1]
     titles = {"batch": "tokens in the step", "context": "tokens attended to, summed"}
     return {
         "traces": traces,
         "lines": [{"x": across, "y": [f, f], "dash": f != 1.0} for f in (1.0, 0.8, 1.25)],
         "x": {"title": titles[over], "type": "log"},
         "y": {"title": "predicted / measured", "type": "log"},
+    }
+
+
+def _ratios(steps: pd.DataFrame) -> Chart:
+    """Shares of steps whose predicted over measured time is below a ratio."""
+    traces = []
+    for colour, kind in enumerate(KINDS):
+        part = steps[steps["kind"] == kind]
+        if len(part):
+            ratio = np.quantile(part["predicted_s"] / part["measured_s"], SHARES)
+            traces.append(
+                {"name": kind, "c": colour, "mode": "lines", "x": _short(ratio),
+                 "y": _short(100.0 * SHARES)}
+            )  # fmt: skip
+    return {
+        "traces": traces,
+        "lines": [{"x": [f, f], "y": [0.0, 100.0], "dash": f != 1.0} for f in (1.0, 0.8, 1.25)],
+        "x": {"title": "predicted / measured", "type": "log"},
+        "y": {"title": "% of steps", "from_zero": True},
     }
 
 

@@ -26,9 +26,9 @@ _SECTIONS = (
     )),
     ("Steps", (
         ("scatter", "Predicted against measured step time; dashed: −20% and +25%"),
+        ("ratios", "Predicted over measured step time: share of steps below"),
         ("by-batch", "Predicted over measured, against the size of the step"),
         ("by-context", "Predicted over measured, against the context"),
-        ("timeline", "Step by step"),
     )),
 )  # fmt: skip
 
@@ -55,7 +55,10 @@ def _body(outcome: EngineValidation, drawn: set[str]) -> str:
     pieces = [
         f"<header><h1>{name}, for real and predicted</h1>{parts.facts(tables.facts(outcome))}"
         f"{parts.notes(tables.warnings(outcome), 'warning')}</header>",
-        _section("Measured → predicted (error)", parts.table(*tables.overview(outcome.loads))),
+        _section(
+            "Measured → predicted (error)",
+            f'<div class="overview">{parts.table(*tables.overview(outcome.loads))}</div>',
+        ),
     ]
     for title, charts in _SECTIONS:
         cells = "".join(parts.chart(chart, said) for chart, said in charts if chart in drawn)
@@ -64,6 +67,8 @@ def _body(outcome: EngineValidation, drawn: set[str]) -> str:
             below = parts.table(tables.STEPS_HEAD, tables.step_rows(outcome.step_errors))
         if cells:
             pieces.append(_section(title, below, f'<div class="two">{cells}</div>'))
+    said = "How long each step took, and what is predicted for it; a stretch at the knee"
+    pieces.append(_section("Step by step", parts.chart("timeline", said)))
     for compared in outcome.loads:
         pieces.append(
             _section(

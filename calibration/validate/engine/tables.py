@@ -136,7 +136,7 @@ def overview(loads: Sequence[Compared]) -> tuple[tuple[str, ...], Rows]:
             continue
         cells = (
             f"{_shown(f, f.real, unit=False)} → {_shown(f, f.predicted, unit=False)} "
-            f"({_signed(f.error_pct)})"
+            f"({_signed(f.error_pct, short=True)})"
             for f in figures
         )
         unit = figures[0].metric.unit
@@ -166,7 +166,8 @@ def markdown(outcome: EngineValidation) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _signed(value: float | None) -> str:
+def _signed(value: float | None, *, short: bool = False) -> str:
+    """+3.4%; large ones without decimals, and with ``short`` all above 10."""
     if value is None:
         return NOTHING
-    return f"{value:+.1f}%" if abs(value) < 100 else f"{value:+,.0f}%"
+    return f"{value:+.1f}%" if abs(value) < (10 if short else 100) else f"{value:+,.0f}%"
