@@ -212,7 +212,8 @@ def _timeline(loads: Sequence[Compared]) -> Chart:
              "text": _told(part), **shared},
             {"name": "predicted", "c": 1, "y": _short(1e3 * part["predicted_s"]), **shared},
         ],
-        "x": {"title": f"seconds since the start, at {column(load)}"},
+        "x": {"title": "seconds since the start"
+              + (f", at {column(load)}" if len(loads) > 1 else "")},
         "y": {"title": "ms a step", "from_zero": True},
     }  # fmt: skip
 
@@ -228,7 +229,7 @@ def _cdf(loads: Sequence[Compared], name: str) -> Chart:
             if not values[name]:
                 continue
             traces.append(
-                {"name": f"{column(load)} {which}", "c": number % _COLOURS, "mode": "lines",
+                {"name": f"{column(load)} {which}" if len(loads) > 1 else which, "c": number % _COLOURS, "mode": "lines",
                  "dash": which == "predicted", "x": _short(values[name]),
                  "y": _short(100.0 * SHARES)}
             )  # fmt: skip

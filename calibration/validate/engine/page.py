@@ -55,11 +55,12 @@ def _body(outcome: EngineValidation, drawn: set[str]) -> str:
     pieces = [
         f"<header><h1>{name}, for real and predicted</h1>{parts.facts(tables.facts(outcome))}"
         f"{parts.notes(tables.warnings(outcome), 'warning')}</header>",
-        _section(
-            "Measured → predicted (error)",
-            f'<div class="overview">{parts.table(*tables.overview(outcome.loads))}</div>',
-        ),
     ]
+    if len(outcome.loads) > 1:
+        table = parts.table(*tables.overview(outcome.loads))
+        pieces.append(
+            _section("Measured → predicted (error)", f'<div class="overview">{table}</div>')
+        )
     for title, charts in _SECTIONS:
         cells = "".join(parts.chart(chart, said) for chart, said in charts if chart in drawn)
         below = ""
@@ -67,7 +68,7 @@ def _body(outcome: EngineValidation, drawn: set[str]) -> str:
             below = parts.table(tables.STEPS_HEAD, tables.step_rows(outcome.step_errors))
         if cells:
             pieces.append(_section(title, below, f'<div class="two">{cells}</div>'))
-    said = "How long each step took, and what is predicted for it; a stretch at the knee"
+    said = "How long each step took, and what is predicted for it; a stretch in the middle of a run"
     pieces.append(_section("Step by step", parts.chart("timeline", said)))
     for compared in outcome.loads:
         pieces.append(

@@ -158,7 +158,8 @@ def markdown(outcome: EngineValidation) -> str:
     parts = [
         "\n".join(f"- {name}: {text}" for name, text in facts(outcome) if text),
         *warnings(outcome),
-        "Measured → predicted, by multiples of the predicted capacity:",
+        "Measured → predicted"
+        + (", by multiples of the predicted capacity:" if outcome.capacity_per_s else ":"),
         markdown_table(*overview(outcome.loads)),
         "Steps:",
         markdown_table(STEPS_HEAD, step_rows(outcome.step_errors)),
