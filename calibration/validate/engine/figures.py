@@ -228,8 +228,9 @@ def _cdf(loads: Sequence[Compared], name: str) -> Chart:
         for which, values in (("measured", load.measured), ("predicted", load.predicted)):
             if not values[name]:
                 continue
+            label = f"{column(load)} {which}" if len(loads) > 1 else which
             traces.append(
-                {"name": f"{column(load)} {which}" if len(loads) > 1 else which, "c": number % _COLOURS, "mode": "lines",
+                {"name": label, "c": number % _COLOURS, "mode": "lines",
                  "dash": which == "predicted", "x": _short(values[name]),
                  "y": _short(100.0 * SHARES)}
             )  # fmt: skip
