@@ -26,12 +26,14 @@ from tests.engine_support import (  # isort: skip
     VOCAB,
     drawn,
     engine,
+    greedy,
     limits,
     one_thread,  # noqa: F401
     plain_logits,
     replayed,
     sharing,
     some_requests,
+    talks,
     torch,
     written,
 )
@@ -268,6 +270,28 @@ def test_a_warm_engine_gives_the_same(tmp_path) -> None:
 def test_any_engine_warms_up(tmp_path, longest) -> None:
     limit = limits(longest=longest, seqs=1, budget=4, block_size=16)
     engine(written(tmp_path), limit, 2).executor.warm_up(100)
+
+
+def test_repeated_steps_give_the_same(tmp_path) -> None:
+    """Without pauses only durations differ."""
+    folder, requests = written(tmp_path), talks(5, pause=0.0)
+    limit = limits(budget=24)
+    once = engine(folder, limit, temperature=1.0)
+    again = engine(folder, limit, temperature=1.0)
+    steps, texts = again.serve(requests, repeats=3)
+    assert texts.answers == once.serve(requests)[1].answers
+    replayed(steps, requests, limit, 200)
+
+
+def test_repeated_steps_are_greedy(tmp_path) -> None:
+    folder, requests = written(tmp_path), sharing(6, output=20, gap=0.0)
+    run = engine(folder, limits(budget=24, ahead=True), 20)
+    steps, texts = run.serve(requests, repeats=2)
+    replayed(steps, requests, run.limits, 20)
+    for index, prompt in enumerate(requests.input_tokens.tolist()):
+        answer = texts.answers[index]
+        whole = texts.slice(index, 0, prompt + len(answer)).tolist()
+        assert greedy(plain_logits(run.model, whole), prompt, answer)
 
 
 # --- from a scenario -------------------------------------------------------------------------------

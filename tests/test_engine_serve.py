@@ -32,6 +32,8 @@ from tests.engine_support import (  # isort: skip
     written,
 )
 
+from calibration.engine import build
+
 POLICIES = [
     ContinuousPolicy(),
     PrefillFirstPolicy(),
@@ -173,6 +175,28 @@ def test_an_engine_serves_again(tiny) -> None:
     run = engine(tiny, limits(ahead=True))
     first, again = (run.serve(sharing(5))[1].answers for _ in range(2))
     assert first == again
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_nothing_is_held_at_the_end(tiny, monkeypatch, ahead) -> None:
+    servers = []
+
+    class Kept(build.Server):
+        def __init__(self, *args, **options) -> None:
+            super().__init__(*args, **options)
+            servers.append(self)
+
+    monkeypatch.setattr(build, "Server", Kept)
+    requests = talks(9, sessions=6, pause=0.0)
+    limit = limits(seqs=3, budget=16, ahead=ahead)
+    engine(tiny, limit, most_blocks(requests, 4) + 2).serve(requests)
+    (server,) = servers
+    assert sorted(server._free_seats) == [0, 1, 2]
+    assert not server._seats
+    assert not server._arrivals
+    assert server.kv.used == 0
+    assert not server.kv.tables
+    server.kv.check_integrity()
 
 
 def test_progress_counts_to_the_end(tiny) -> None:

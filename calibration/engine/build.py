@@ -181,6 +181,7 @@ class Engine:
         Raises:
             DoesNotFitError: a request can never be served.
         """
+        assert repeats == 1 or self._line is None, "the other ranks would not forget a step"
         requests.check_integrity()
         check_requests(requests, self.limits, self.layout, oversized="error")
         limits = self.limits
