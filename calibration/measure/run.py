@@ -21,6 +21,8 @@ from calibration.measure.stage import stage
 from simulator.deployment import ResolvedPrecision
 from simulator.errors import UserError
 from simulator.models import load_decoder
+from simulator.scenario.serving import Dtype
+from simulator.scenario.shipped import examples_folder
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being measured, how much of it is done, and how much there is."""
@@ -67,6 +69,46 @@ class Model:
     def title(self) -> str:
         """How progress calls it."""
         return f"{self.name} {self.precision.weights}"
+
+
+def default_models(device: str) -> list[str]:
+    """What is measured unless said."""
+    if device == "cpu":
+        return [str(examples_folder() / "models" / "micro-dense.json")]
+    return ["llama-3.1-8b", "qwen3-14b", "qwen3-30b-a3b"]
+
+
+def formats(weights: str) -> ResolvedPrecision:
+    """Number formats with weights in one of them: products in that type but for int8, a KV cache of
+    16 bits unless all is in 32."""
+    known: dict[str, tuple[Dtype, Dtype, Dtype]] = {
+        "bf16": ("bf16", "bf16", "bf16"),
+        "fp16": ("fp16", "fp16", "fp16"),
+        "fp32": ("fp32", "fp32", "fp32"),
+        "int8": ("int8", "bf16", "bf16"),
+        "fp8": ("fp8", "fp8", "bf16"),
+    }
+    return ResolvedPrecision(*known[weights])
+
+
+def told(rows: Sequence[Row]) -> Iterator[str]:
+    """The ceilings, and how long steps took, in sentences."""
+    for row in rows:
+        if row.what == "ceiling":
+            rate = row.amount / row.seconds
+            copied = row.name == "copy"
+            yield (
+                f"copy {rate / 1e9:,.1f} GB/s"
+                if copied
+                else f"matrix product {row.activations} {rate / 1e12:,.2f} TFLOP/s"
+            )
+    for model in dict.fromkeys(row.model for row in rows if row.what == "step"):
+        steps = [row for row in rows if row.model == model and row.what == "step"]
+        spread = sorted(row.spread for row in steps)[len(steps) // 2]
+        yield (
+            f"{model}: {len(steps)} steps, {min(row.seconds for row in steps) * 1e3:.2f} ms at "
+            f"least; rounds spread by {100 * (spread - 1):.1f}% (median)"
+        )
 
 
 def named(path: str, precision: ResolvedPrecision) -> Model:

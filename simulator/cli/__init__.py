@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from simulator import __version__
+from simulator.cli.calibrate import calibrate
 from simulator.cli.compare import compare
 from simulator.cli.describe import list_names
 from simulator.cli.fit import fit
@@ -36,7 +37,7 @@ def version() -> None:
     click.echo(__version__)
 
 
-for command in (run, check, init, schema, trace, list_names, compare, fit, validate):
+for command in (run, check, init, schema, trace, list_names, compare, calibrate, fit, validate):
     cli.add_command(command)
 
 

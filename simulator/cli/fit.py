@@ -1,4 +1,5 @@
-"""``fit``: kernels from measured tables, power curves and engines from measured servers."""
+"""``fit``: kernels from measured tables, power curves and engines from measured servers, machines
+from ``calibrate``."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from simulator.cli.folder import ROOT
 if TYPE_CHECKING:
     from calibration.fit.profile import Line
 
-_HEADER = f"{'family':42s}{'rows':>8s}{'shapes':>8s}{'fitted':>10s}{'held out':>10s}"
+HEADER = f"{'family':42s}{'rows':>8s}{'shapes':>8s}{'fitted':>10s}{'held out':>10s}"
 
 
 @click.command()
@@ -41,11 +42,21 @@ _HEADER = f"{'family':42s}{'rows':>8s}{'shapes':>8s}{'fitted':>10s}{'held out':>
 )
 @click.option("--engine", help="Engine profile to fit, with --served.")
 @click.option(
+    "--measured",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Fit what `simulate calibrate` measured instead.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="With --served: fit all rows and write an engine profile of your own.",
+    help="With --served: fit all rows and write an engine profile of your own. With --measured: "
+    "write a hardware profile of your own.",
 )
+@click.option("--title", help="With --measured and --out: what reports call the machine.")
+@click.option("--tdp-w", type=float, help="With --measured and --out: its power at full load.")
+@click.option("--idle-w", type=float, help="With --measured and --out: its power when idle.")
 @click.option("--write", is_flag=True, help="Write the profiles, and those that inherit.")
 def fit(
     tables: Path | None,
@@ -55,7 +66,11 @@ def fit(
     points: Path | None,
     served: Path | None,
     engine: str | None,
+    measured: Path | None,
     out: Path | None,
+    title: str | None,
+    tdp_w: float | None,
+    idle_w: float | None,
     write: bool,
 ) -> None:
     """Fit a device's kernel efficiencies to measured kernel tables, its power curve, or an engine.
@@ -64,6 +79,10 @@ def fit(
     <gpu>/<op>/<framework>/<version>/<table>_perf.parquet. Prints the median error of every family,
     of the rows fitted and of shapes held out, and whether the profile holds these coefficients.
     With --operators norms, rotations and activations are fitted too; otherwise they stay.
+
+    With --measured, DIR holds what `simulate calibrate` measured: --device adds the micro-engine's
+    kernels and overheads to that hardware profile, --out writes a profile of a machine that has
+    none.
 
     With --power and --served, FILE holds measured points as `simulate validate` reads them. With
     --served and --out, a handful of rows of your own servers makes an engine profile: name its file
@@ -78,6 +97,15 @@ def fit(
             f"fitting needs the package's source tree ({error})",
             hint="run it in a clone of the repository with its test requirements installed",
         ) from None
+    if measured is not None:
+        if tables is not None or points is not None or served is not None or engine is not None:
+            raise UserError("takes no TABLES, --power, --served or --engine",
+                            where=f"--measured {measured}")  # fmt: skip
+        from simulator.cli.machine import fit_machine
+
+        facts = (title, tdp_w, idle_w)
+        fit_machine(measured, devices, profiles or fitting.PROFILES, out, facts, write=write)
+        return
     if served is not None:
         if engine is None or devices or tables is not None or points is not None:
             raise UserError(
@@ -87,7 +115,7 @@ def fit(
         _fit_engine(served, engine, out, write=write)
         return
     if engine is not None or out is not None:
-        raise UserError("belong to --served FILE", where="--engine and --out")
+        raise UserError("belong to --served FILE or --measured DIR", where="--engine and --out")
     if not devices:
         raise UserError("needs --device, a hardware profile to fit", where="simulate fit")
     folder = profiles or fitting.PROFILES
@@ -101,10 +129,10 @@ def fit(
     if tables is None:
         raise UserError("needs TABLES to fit kernels, or --power FILE to fit the power curve")
     for name in devices:
-        path = _profile(folder, name)
+        path = profile_path(folder, name)
         fitting.table_folder(tables, name)
-        click.echo(f"{name}\n{_HEADER}")
-        block = fitting.fit_device(tables, path, operators, _tell)
+        click.echo(f"{name}\n{HEADER}")
+        block = fitting.fit_device(tables, path, operators, tell)
         if write:
             fitting.write_block(path, block)
             click.echo(f"wrote {path}")
@@ -156,7 +184,7 @@ def _fit_engine(served: Path, name: str, out: Path | None, *, write: bool) -> No
 def _fit_power(points: Path, folder: Path, device: str, *, write: bool) -> None:
     from calibration.fit import power
 
-    path = _profile(folder, device)
+    path = profile_path(folder, device)
     found = power.fit_power(points, device, ROOT / f"fit-power-{points.stem}")
     block = found.block()
     click.echo(", ".join(f"{name} {value:g}" for name, value in found.curve.items()))
@@ -175,7 +203,8 @@ def _fit_power(points: Path, folder: Path, device: str, *, write: bool) -> None:
         click.echo(f"{path} differs; --write replaces its power curve")
 
 
-def _profile(folder: Path, name: str) -> Path:
+def profile_path(folder: Path, name: str) -> Path:
+    """The file of a shipped hardware profile."""
     from simulator.errors import UserError
     from simulator.sentences import closest
 
@@ -190,7 +219,8 @@ def _profile(folder: Path, name: str) -> Path:
     return path
 
 
-def _tell(line: Line) -> None:
+def tell(line: Line) -> None:
+    """Prints a fitted family's errors."""
     click.echo(
         f"{f'{line.engine} {line.family}'.strip():42s}{line.rows:>8,d}{line.groups:>8,d}"
         f"{100 * line.fit.median:>8.1f} %{100 * line.fit.held_out:>8.1f} %"

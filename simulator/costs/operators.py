@@ -237,11 +237,12 @@ class Elementwise:
         m = shape.sampled if self.sampled else shape.tokens
         some = present(m)
         moved = m * self.bytes_per_token
-        seconds = self.efficiency.seconds(moved, self.device.bandwidth) * some
+        factor = self.efficiency.factor(moved=moved)
+        seconds = self.efficiency.seconds(moved, self.device.bandwidth, factor) * some
         return scaled(
             self.count, seconds, 0.0 * moved, moved, 0.0 * moved,
             memory=moved / (self.efficiency.bandwidth * self.device.bandwidth),
-            latency=self.efficiency.overhead_us * 1e-6 * some,
+            latency=self.efficiency.overhead_s * some,
         )  # fmt: skip
 
 

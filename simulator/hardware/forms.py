@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from pydantic import Field, model_validator
 
 from simulator.hardware.corrections import Corrected
-from simulator.scenario.base import Model, NonNegativeFloat, PositiveFraction
+from simulator.scenario.base import NonNegativeFloat, PositiveFraction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,15 +180,20 @@ class DecodeAttentionEfficiency(Launched):
         return _larger(form, _larger((io + stored) / bandwidth, flops / peak))
 
 
-class ElementwiseEfficiency(Model):
-    """Normalization, rotation, activation, residual: ``t = overhead + bytes/(bandwidth·BW)``."""
+class ElementwiseEfficiency(Launched):
+    """Normalization, rotation, activation, residual: ``t = overhead + bytes/(bandwidth·BW)``.
+
+    Corrections depend on ``moved`` (bytes): what fits a cache takes less than the line says.
+    """
+
+    AXES: ClassVar[tuple[str, ...]] = ("moved",)
 
     bandwidth: PositiveFraction
-    overhead_us: NonNegativeFloat
 
-    def seconds(self, moved: Number, bandwidth: float) -> Number:
-        """Duration of one kernel; bytes, bytes/s."""
-        return self.overhead_us * MICRO + moved / (self.bandwidth * bandwidth)
+    def seconds(self, moved: Number, bandwidth: float, factor: Number | float = 1.0) -> Number:
+        """Duration of one kernel; bytes, bytes/s, correction."""
+        form: Number = (self.overhead_s + moved / (self.bandwidth * bandwidth)) * factor
+        return _larger(form, moved / bandwidth)
 
 
 class CollectiveEfficiency(Form):

@@ -246,11 +246,12 @@ def _prefill(each: Measured, op: PrefillAttention, bandwidth: float) -> Sample:
 
 def _elementwise(each: Measured, op: Elementwise, bandwidth: float) -> Sample:
     m = each.column("sampled" if op.sampled else "rows")
+    moved = m * op.bytes_per_token
     return Sample(
         "elementwise", KINDS.get(op.name, op.name), ElementwiseEfficiency,
         {"bandwidth": 0.5, "overhead_us": 5.0},
-        (m * op.bytes_per_token, bandwidth), each.seconds,
-        groups=_names(op.bytes_per_token, m),
+        (moved, bandwidth), each.seconds, {"moved": moved}, ({"moved": ()},),
+        _names(op.bytes_per_token, m),
     )  # fmt: skip
 
 
