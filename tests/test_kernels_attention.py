@@ -131,7 +131,7 @@ def test_decode_sees_a_window(window, splits):
 
 
 def test_decode_with_more_splits_than_tiles():
-    check_decode([3, 65, 200], splits=40)
+    check_decode([3, 65, 200], splits=40, tile=16)
 
 
 def test_decode_takes_its_own_config():
@@ -175,6 +175,12 @@ def test_prefill_of_other_heads(dim):
 @pytest.mark.parametrize("window", [1, 7, 40, 64, 1000])
 def test_prefill_sees_a_window(window):
     check_prefill([75, 33], [90, 0], window=window)
+
+
+@pytest.mark.parametrize("window", [0, 31, 33, 34])
+def test_prefill_at_the_edges_of_tiles(window):
+    pasts = range(28, 36)  # a tile has 32 tokens
+    check_prefill([4] * len(pasts), pasts, window=window, share=1)
 
 
 @pytest.mark.parametrize("window", [0, 37])
@@ -254,3 +260,22 @@ class TestOnGpu:
         cache.lengths.copy_(torch.tensor([250, 7, 0]))
         graph.replay()
         assert_near(out, attend())
+
+    def test_caches_of_more_than_2_to_the_31_numbers(self):
+        shape = (2**17 + 1, 16, 8, 128)
+        cache = torch.empty(shape, dtype=torch.bfloat16, device=DEVICE)
+        cache[-1] = normal(*shape[1:], seed=1)
+        last = torch.full((1, 1), shape[0] - 1, dtype=torch.int32, device=DEVICE)
+        zero = torch.zeros_like(last)
+        lengths = torch.full((1,), 13, dtype=torch.int32, device=DEVICE)
+        starts = torch.tensor([0, 13], dtype=torch.int32, device=DEVICE)
+        q = queries(13, 32, 128, torch.bfloat16, 2)
+        results = [
+            (
+                decode_attention.decode_attention(q[:1], kv, kv, table, lengths, 0.1, 0),
+                prefill_attention.prefill_attention(q, kv, kv, table, starts, lengths, 13, 0.1, 0),
+            )
+            for kv, table in ((cache, last), (cache[-1:].clone(), zero))
+        ]
+        for far, near in zip(*results, strict=True):
+            assert torch.equal(far, near)

@@ -241,3 +241,13 @@ class TestOnGpu:
         x = normal(300, width, seed=1, dtype=torch.bfloat16)
         weight = normal(width, seed=2, dtype=torch.bfloat16)
         assert_near(norms.rms_norm(x, weight, EPS), double_norm(x, weight))
+
+    def test_writes_behind_2_to_the_31_numbers(self):
+        shape = (2**17 + 1, 16, 8, 128)
+        cache = torch.zeros(shape, dtype=torch.bfloat16, device=DEVICE)
+        qkv = normal(1, 24 * 128, seed=1, dtype=torch.bfloat16)
+        cos_sin = torch.ones(1, 128, device=DEVICE)
+        slot = at(shape[0] * 16 - 1)
+        rotary.rope_kv_write(qkv, 8, 8, cos_sin, at(0), slot, cache, cache)
+        assert (cache[-1, -1] != 0).any()
+        assert (cache[0] == 0).all()
