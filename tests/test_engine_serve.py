@@ -75,6 +75,9 @@ def check(run, requests: Requests, limit, blocks: int, span: int = 0):
     for index, (prompt, answer) in enumerate(zip(prompts, texts.answers, strict=True)):
         whole = texts.slice(index, 0, prompt + len(answer)).tolist()
         assert whole[prompt:] == answer
+        for child in (requests.parent == index).nonzero()[0].tolist():
+            if requests.prefixes is not None:  # a turn begins with all that was said before it
+                assert texts.slice(child, 0, len(whole)).tolist() == whole
         assert greedy(plain_logits(run.model, whole), prompt, answer), f"request {index}"
     return record
 
