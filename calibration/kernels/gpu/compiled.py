@@ -68,13 +68,16 @@ def specializations() -> Iterator[Specialization]:
 
 
 def representatives() -> Iterator[Specialization]:
-    """The first and the last of each kernel and types of arguments, of all modules."""
+    """One of each kernel and types of arguments, of all modules: the last; with matrix units the
+    first, too."""
     kinds: dict[object, list[Specialization]] = {}
     for kernel in specializations():
         kind = (kernel.kernel, tuple(sorted(kernel.signature.items())))
         kinds.setdefault(kind, []).append(kernel)
     for same in kinds.values():
-        yield from same[:1] + same[1:][-1:]
+        if same[0].uses_matrix_units and len(same) > 1:
+            yield same[0]
+        yield same[-1]
 
 
 def check(arch: int, kernels: Iterable[Specialization] | None = None) -> list[Compiled]:
