@@ -7,6 +7,9 @@ from scipy.stats import chisquare
 
 from tests.triton_support import DEVICE, DTYPES, ON_GPU, assert_near, needs_gpu, normal, torch
 
+import triton  # isort: skip
+import triton.language as tl  # isort: skip
+
 from calibration.kernels.gpu import activation, norms, rotary, sampling  # isort: skip
 from calibration.kernels.reference import TorchKernels  # isort: skip
 
@@ -182,6 +185,26 @@ def test_draws_follow_the_softmax(monkeypatch):
     assert misfit(draws, logits, 2.0) > 1e-3
     # So many draws tell another temperature.
     assert misfit(draws, logits, 1.0) < 1e-6
+
+
+@triton.jit
+def exponentials(words, out, count: tl.constexpr):
+    index = tl.arange(0, count)
+    word = tl.load(words + index).to(tl.uint32, bitcast=True)
+    tl.store(out + index, sampling._exponential(word))
+
+
+def test_noise_is_exact_where_it_is_small():
+    edges = torch.tensor([0, 1, 2, 3, 1000, 42_949_671, 42_949_673, 2**32 - 1])
+    words = torch.cat((edges, 2 ** torch.linspace(1, 32, 120).double())).long().clamp_max(2**32 - 1)
+    out = torch.empty(128, device=DEVICE)
+    exponentials[(1,)](words.to(torch.int32).to(DEVICE), out, 128)
+    uniform = ((words >> 1).double() + 0.5) / 2**31
+    expected = -torch.log1p(-uniform)
+    common = uniform < 0.999
+    torch.testing.assert_close(wide(out)[common], expected[common], rtol=1e-4, atol=0)
+    assert (wide(out)[~common] > 6.9).all()
+    assert out.isfinite().all()
 
 
 def test_draws_of_steps_and_rows_differ_and_repeat():
