@@ -1,8 +1,8 @@
 """What a decoder step needs of a set of kernels.
 
 Sizes: T tokens of a step, B sequences that decode one token each, S prompt chunks, H hidden width,
-``heads`` query heads and ``kv_heads`` key-value heads of width D, E experts. A KV cache of one layer
-is two tensors (blocks, block_size, kv_heads, D); a *slot* is ``block · block_size + offset``.
+``heads`` query heads and ``kv_heads`` key-value heads of width D, E experts. A KV cache of one
+layer is two tensors (blocks, block_size, kv_heads, D); a *slot* is ``block · block_size + offset``.
 
 Every method may be captured in a CUDA graph: none looks at a tensor's values on the host, and what
 changes from step to step comes in tensors.

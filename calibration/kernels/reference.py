@@ -171,7 +171,7 @@ class TorchKernels:
 
 
 def to_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows in e4m3 and their scales, (T, k) and (T, 1): each row's largest magnitude becomes 448."""
+    """Rows in e4m3 and their scales, (T, k) and (T, 1): a row's largest magnitude becomes 448."""
     scale = x.float().abs().amax(-1, keepdim=True).clamp_min(1e-12) / FP8_MOST
     return (x.float() / scale).to(torch.float8_e4m3fn), scale
 

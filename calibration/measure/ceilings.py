@@ -15,7 +15,7 @@ _CPU_BYTES, _GPU_BYTES = 256 << 20, 4 << 30
 _CPU_SIDE, _GPU_SIDE = 1536, 8192
 
 
-def ceiling_rows(device: torch.device, formats: tuple[str, ...], rounds: int = 7) -> Iterator[Row]:
+def ceiling_rows(device: torch.device, formats: tuple[str, ...], rounds: int = 15) -> Iterator[Row]:
     """A copy, counting bytes read and written, and a product of square matrices of random numbers
     in each format that the device has units for."""
     yield _copy(device, rounds)

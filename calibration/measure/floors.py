@@ -1,8 +1,8 @@
 """Measured kernels and steps against the ceilings of the same run.
 
-``python -m calibration.measure.floors DIR`` prints them. A kernel's floor is the larger of its bytes
-over the copy's rate and its FLOPs over the rate of a large product; a step's floor is the sum over
-its operators.
+``python -m calibration.measure.floors DIR`` prints them. A kernel's floor is the larger of its
+bytes over the copy's rate and its FLOPs over the rate of a large product; a step's floor is the sum
+over its operators.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from calibration.fit.machine.profile import MachineFit
 from calibration.measure.rows import Row
 from simulator.costs.build import OperatorBuilder
 from simulator.costs.operators import Operator, Shape
-from simulator.costs.protocol import local_pairs
 
 
 class Reached(NamedTuple):
@@ -94,19 +93,17 @@ def _steps(model: str, rows: Sequence[Row], ops: Sequence[Operator]) -> Iterator
 
 
 def _floor(op: Operator, row: Row) -> float:
-    demand = op.demand(_shape(row, op))
+    demand = op.demand(_shape(row))
     device, peak = op.device, getattr(op, "peak", None)  # type: ignore[attr-defined]
     memory = float(demand.moved[0]) / device.bandwidth
     return max(memory, float(demand.flops[0]) / peak if peak else 0.0)
 
 
-def _shape(row: Row, op: Operator) -> Shape:
+def _shape(row: Row) -> Shape:
     chunks = row.prompt_chunks
-    span = 0
     new = sum(c.new for c in chunks)
     read = sum(c.new + c.past for c in chunks)
     pairs = sum(c.new * c.past + c.new * (c.new + 1) / 2 for c in chunks)
-    near = sum(local_pairs(c.new, c.past, span, chunked=False) for c in chunks) if span else pairs
 
     def one(value: float) -> np.ndarray:
         return np.array([float(value)])
@@ -115,7 +112,7 @@ def _shape(row: Row, op: Operator) -> Shape:
         tokens=one(row.rows), sampled=one(row.sampled), decode=one(row.decode),
         context=one(row.context), local_context=one(row.local_context or row.context),
         prefill=one(new), read=one(read), local_read=one(read), pairs=one(pairs),
-        local_pairs=one(near),
+        local_pairs=one(pairs),
     )  # fmt: skip
 
 
@@ -130,7 +127,9 @@ def _size(row: Row) -> str:
 
 def table(found: Sequence[Reached], *, everything: bool = False) -> Iterator[str]:
     """A line for each kernel and step that something is wanted of, or for all."""
-    yield f"{'model':26s}{'what':20s}{'size':>18s}{'µs':>11s}{'floor':>11s}{'share':>8s}{'want':>7s}"
+    yield (
+        f"{'model':26s}{'what':20s}{'size':>18s}{'µs':>11s}{'floor':>11s}{'share':>8s}{'want':>7s}"
+    )
     for each in found:
         if each.wanted is None and not everything:
             continue

@@ -131,23 +131,24 @@ def reasons(skipped: Sequence[Skipped]) -> list[tuple[str, int]]:
 
 def markdown(comparisons: Sequence[Comparison], skipped: Sequence[Skipped]) -> str:
     """The tables of the documentation."""
-    parts = [_markdown_table(OVERALL_HEAD, overall(comparisons))]
+    parts = [markdown_table(OVERALL_HEAD, overall(comparisons))]
     for dimension in DIMENSIONS:
         parts += [
             f"By {dimension}:",
-            _markdown_table(head(comparisons), breakdown(comparisons, dimension)),
+            markdown_table(head(comparisons), breakdown(comparisons, dimension)),
         ]
-    parts += ["In the interval, by split:", _markdown_table(COVERAGE_HEAD, coverage(comparisons))]
+    parts += ["In the interval, by split:", markdown_table(COVERAGE_HEAD, coverage(comparisons))]
     spread = distributions(comparisons)
     if spread:
-        parts += ["Distributions:", _markdown_table(("", "measured", "predicted", "error"), spread)]
+        parts += ["Distributions:", markdown_table(("", "measured", "predicted", "error"), spread)]
     left_out = [(reason, str(count)) for reason, count in reasons(skipped)]
     if left_out:
-        parts += ["Left out:", _markdown_table(("", "rows"), left_out)]
+        parts += ["Left out:", markdown_table(("", "rows"), left_out)]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with its first column to the left and the others to the right."""
     lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)

@@ -27,15 +27,21 @@ def render(validation: Validation, console: Console) -> None:
         return
     console.print("Errors are |predicted − measured| / measured; bias is the median of predicted / "
                   "measured.\n")  # fmt: skip
-    _table(console, "In all", tables.OVERALL_HEAD, tables.overall(found))
+    print_table(console, "In all", tables.OVERALL_HEAD, tables.overall(found))
     for dimension in DIMENSIONS:
-        _table(console, f"Median error by {dimension}", tables.head(found),
-               tables.breakdown(found, dimension))  # fmt: skip
-    _table(console, "Within the interval, by split", tables.COVERAGE_HEAD, tables.coverage(found))
+        print_table(
+            console,
+            f"Median error by {dimension}",
+            tables.head(found),
+            tables.breakdown(found, dimension),
+        )
+    print_table(
+        console, "Within the interval, by split", tables.COVERAGE_HEAD, tables.coverage(found)
+    )
     spread = tables.distributions(found)
     if spread:
         head = ("", "measured ms", "predicted ms", "error")
-        _table(console, "Distributions", head, spread)
+        print_table(console, "Distributions", head, spread)
     for metric in measured(found):
         rows = [
             (w.what, f"{w.measured:,.1f}", f"{w.predicted:,.1f}", f"{w.operator} {w.share:.0%}")
@@ -43,19 +49,20 @@ def render(validation: Validation, console: Console) -> None:
         ]
         if rows:
             head = ("", "measured", "predicted", "mostly")
-            _table(console, f"Furthest off: {TITLES[metric]}", head, rows)
+            print_table(console, f"Furthest off: {TITLES[metric]}", head, rows)
     _left_out(validation, console)
 
 
 def _left_out(validation: Validation, console: Console) -> None:
     rows = [(reason, str(count)) for reason, count in tables.reasons(validation.skipped)]
     if rows:
-        _table(console, "Left out", ("", "rows"), rows)
+        print_table(console, "Left out", ("", "rows"), rows)
 
 
-def _table(
+def print_table(
     console: Console, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
+    """A titled table with its first column to the left and the others to the right."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -67,8 +67,6 @@ def fit_machine(
 
 def _own(machine: MachineFit, out: Path, facts: Facts) -> None:
     from calibration.fit.machine.profile import Own
-    from simulator.hardware.profile import HardwareProfile
-    from simulator.yamlio import dump_yaml
 
     title, tdp_w, idle_w = facts
     if tdp_w is None or idle_w is None or not 0 < idle_w < tdp_w:
@@ -81,8 +79,10 @@ def _own(machine: MachineFit, out: Path, facts: Facts) -> None:
         raise UserError("there is no such folder", where=str(out.parent))
     click.echo(f"{out}\n{HEADER}")
     own = Own(out.stem, title or machine.machine["device"], tdp_w, idle_w)
-    profile = HardwareProfile.model_validate(machine.profile(own, tell))
-    text = dump_yaml(profile.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
+    text = machine.profile_text(own, tell)
+    if out.is_file() and out.read_text(encoding="utf-8") == text:
+        click.echo(f"{out} holds exactly this")
+        return
     try:
         out.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -106,8 +106,35 @@ def measured(
             here = operators(models[model], hardware, engine, precision)
             known[model, precision] = here
         if name in here:
-            result.append(Measured(here[name], precision, tuple(same)))
+            operator = here[name]
+            if getattr(operator, "local", False):  # where the window cuts nothing off
+                span = max(group.span.tokens for group in models[model].groups)
+                same = [row for row in same if _longest(row) <= span]
+            result.append(Measured(operator, precision, tuple(same)))
     return result
+
+
+def _longest(row: Row) -> float:
+    """Tokens that the longest sequence of a step attends to; those that decode are alike."""
+    decoding = row.context / row.decode if row.decode else 0.0
+    return max(decoding, *(c.new + c.past for c in row.prompt_chunks), 0)
+
+
+def best_rates(found: Sequence[Measured]) -> dict[str, float]:
+    """The highest FLOP/s of any measured product, by the type it computes in: a ceiling that a
+    disturbed measurement put too low is no ceiling."""
+    best: dict[str, float] = {}
+    for each in found:
+        op = each.operator
+        if isinstance(op, Matmul):
+            m = each.column("sampled" if op.sampled else "rows")
+            kind = each.precision.activations if op.input_bytes < 2.0 else _wide(each.precision)
+            best[kind] = max(best.get(kind, 0.0), float((2 * m * op.n * op.k / each.seconds).max()))
+    return best
+
+
+def _wide(precision: ResolvedPrecision) -> str:
+    return precision.activations if precision.activations in ("fp32", "fp16") else "bf16"
 
 
 def samples(found: Sequence[Measured], hardware: HardwareProfile) -> Iterator[Sample]:
@@ -116,7 +143,8 @@ def samples(found: Sequence[Measured], hardware: HardwareProfile) -> Iterator[Sa
     groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for each in found:
         for sample in _samples(each, bandwidth):
-            groups[sample.family, sample.key].append(sample)
+            if len(sample.measured):
+                groups[sample.family, sample.key].append(sample)
     for same in groups.values():
         yield _joined(same)
 
@@ -199,7 +227,7 @@ def _decode(each: Measured, op: DecodeAttention, bandwidth: float) -> Sample:
     chosen = tuple(row for row in each.rows if row.decode)
     each = Measured(each.operator, each.precision, chosen)
     n = each.column("decode")
-    context = each.column("local_context" if op.local else "context")
+    context = each.column("context")
     at = {
         "units": n * op.kv_heads,
         "tokens": context / n,

@@ -13,7 +13,7 @@ import numpy as np
 
 from calibration.engine.build import NAME as ENGINE
 from calibration.fit.machine import operators, steps
-from calibration.fit.profile import Line
+from calibration.fit.profile import MARKERS, Line, block_text
 from calibration.fit.solve import Fit, median_error, quantiles, solve
 from calibration.measure.rows import FILE, load_rows
 from simulator.deployment import Limits
@@ -21,6 +21,7 @@ from simulator.engines import load_engine
 from simulator.errors import UserError
 from simulator.hardware.profile import HardwareProfile
 from simulator.scenario.serving import ContinuousPolicy
+from simulator.yamlio import dump_yaml
 
 _PRIOR_LINK = {"bandwidth": 0.5, "latency_us": 30.0, "per_peer_us": 1.0}
 
@@ -56,8 +57,14 @@ class MachineFit:
         if not any(row.what == "operator" for row in self.rows):
             raise UserError("holds no measured operators", where=str(folder))
         self.on_host = self.machine["kind"] == "cpu"
-        self.given = hardware
-        self.hardware = hardware or self._blank()
+        self._best: dict[str, float] = {}
+        if hardware is None:
+            hardware = self._blank()
+            self._best = operators.best_rates(
+                operators.measured(self.rows, self.models, hardware, ENGINE)
+            )
+            hardware = self._blank()
+        self.hardware = hardware
 
     # --- fitting ---------------------------------------------------------------------------------
 
@@ -144,6 +151,20 @@ class MachineFit:
         block["engines"] = {ENGINE: {"provenance": engine["provenance"], "overheads": overheads}}
         return self._facts(own) | {"efficiency": block}
 
+    def profile_text(self, own: Own, say: Callable[[Line], None]) -> str:
+        """The file of that profile."""
+        data = HardwareProfile.model_validate(self.profile(own, say)).model_dump(
+            mode="json", exclude_none=True, exclude_defaults=True
+        )
+        block = data.pop("efficiency")
+        sources = data.pop("sources")
+        return (
+            "# Made by `simulate calibrate` and `simulate fit --measured`: the peaks are what was\n"
+            "# measured here, and everything else is relative to them.\n\n"
+            f"{dump_yaml(data)}\n{MARKERS.begin}\n{block_text(block)}{MARKERS.end}\n\n"
+            f"{dump_yaml({'sources': sources})}"
+        )
+
     def _with(self, engines: dict[str, Any]) -> HardwareProfile:
         """The profile with these kernels in place."""
         data = self.hardware.model_dump(mode="python")
@@ -177,10 +198,12 @@ class MachineFit:
 
     def _facts(self, own: Own) -> dict[str, Any]:
         about = self.machine
+        rates = {
+            row.activations: row.amount / row.seconds for row in self.rows if row.name == "gemm"
+        }
         peaks = {
-            row.activations: {"value": _rounded(row.amount / row.seconds / 1e12), "source": "here"}
-            for row in self.rows
-            if row.name == "gemm"
+            name: {"value": _rounded(max(rate, self._best.get(name, 0.0)) / 1e12), "source": "here"}
+            for name, rate in rates.items()
         }
         copy = next(row for row in self.rows if row.name == "copy")
         memory = about["memory_gib"] if self.on_host else about["device_memory_gib"]

@@ -155,4 +155,4 @@ def _host(step: float, sequence: float, token: float, *, overlap: float) -> Host
 
 
 def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
+    return float(f"{value:.4g}") if value > 1e-6 else 0.0

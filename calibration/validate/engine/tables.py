@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from calibration.validate.engine.metrics import Figure
 from calibration.validate.engine.run import Compared, EngineValidation
 from calibration.validate.engine.steps import StepErrors
-from calibration.validate.tables import _markdown_table as markdown_table
+from calibration.validate.tables import markdown_table
 from simulator.results.format import NOTHING, money, number, percent
 
 Rows = list[tuple[str, ...]]

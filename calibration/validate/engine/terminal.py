@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from calibration.validate.engine import tables
 from calibration.validate.engine.run import EngineValidation
-from calibration.validate.terminal import _table as print_table
+from calibration.validate.terminal import print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
