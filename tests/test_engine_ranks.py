@@ -145,7 +145,11 @@ LOADS = {
 
 def served(folder: Path, name: str, **options: Any) -> Any:
     limit = limits(budget=24, ahead=name == "experts")
-    return engine(written(folder / name, MODELS[name]), limit, 36, seed=7, **options)
+    draws = (
+        1.0 if name == "one-kv-head" else 0.0
+    )  # its requests come at once: no step hangs on time
+    config = written(folder / name, MODELS[name])
+    return engine(config, limit, 36, seed=7, temperature=draws, **options)
 
 
 def one_of_two(rank: int, folder: str) -> None:
