@@ -148,9 +148,6 @@ def test_draws_repeat(tmp_path) -> None:
     assert hot != drawn_answers(folder, requests, 0.0, 0)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="generators on CPUs take 32 bits, where TorchKernels.sample has the step"
-)
 def test_another_seed_other_draws(tmp_path) -> None:
     """With the same weights and prompts."""
     folder = written(tmp_path)

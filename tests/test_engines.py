@@ -126,3 +126,34 @@ def test_a_scenario_names_a_release_by_number() -> None:
 def test_graphs_are_refused_where_an_engine_has_none() -> None:
     with pytest.raises(UserError, match=r"engine\.cuda_graphs: .* has no CUDA graphs"):
         resolve(scenario(engine={"profile": "transformers", "cuda_graphs": "piecewise"}))
+
+
+def test_a_processor_launches_nothing_on_itself() -> None:
+    chosen = {"hardware": "xeon-6980p-2s", "model": "llama-3.2-1b"}
+    limits = resolve(scenario(**chosen)).deployment.limits
+    assert not limits.cuda_graphs
+    assert not limits.async_scheduling
+    for key in ("cuda_graphs", "async_scheduling"):
+        with pytest.raises(UserError, match=rf"engine\.{key}: .*the processor is the device"):
+            resolve(scenario(**chosen, engine={key: True}))
+
+
+def test_an_engine_takes_its_overheads_on_a_machine_where_they_were_measured(
+    tmp_path: Path,
+) -> None:
+    """Under ``efficiency.engines`` of a hardware profile; others keep their own."""
+    from simulator.hardware import load_hardware
+
+    data = load_hardware("xeon-6980p-2s").model_dump(mode="json", exclude_none=True)
+    entry = load_engine("micro-engine").overheads[-1].model_dump(mode="json", exclude_none=True)
+    entry["host"]["step_ms"] = 77.0
+    data["efficiency"]["engines"] = {
+        "micro-engine": {"provenance": data["efficiency"]["provenance"], "overheads": entry}
+    }
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(data))
+    for name, step_ms in (("micro-engine", 77.0), ("vllm", load_engine("vllm").host.step_ms)):
+        resolved = resolve(
+            scenario(hardware=str(path), model="llama-3.2-1b", engine={"profile": name})
+        )
+        assert resolved.deployment.engine.host.step_ms == step_ms

@@ -6,6 +6,8 @@ and not from the longest one.
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
@@ -163,7 +165,8 @@ class TorchKernels:
         if temperature == 0.0:
             return logits.argmax(-1)
         generator = torch.Generator(logits.device)
-        generator.manual_seed((seed << 32) + int(step))
+        # A CPU's generator hears 32 bits, so both go into them.
+        generator.manual_seed(crc32(b"%d %d" % (seed, int(step))))
         # The largest of p / e with exponential e is distributed as p (the Gumbel-max trick).
         chances = (logits.float() / temperature).softmax(-1)
         noise = torch.empty_like(chances).exponential_(generator=generator)

@@ -95,7 +95,9 @@ def _qwen2_moe(config: Config) -> list[Layer]:
 
 
 def _qwen3_moe(config: Config) -> list[Layer]:
-    sparse = experts(config, "num_experts", "moe_intermediate_size")
+    # transformers 5 writes the second name
+    number = "num_experts" if config.get("num_experts") is not None else "num_local_experts"
+    sparse = experts(config, number, "moe_intermediate_size")
     return _qwen_moe(config, _qwen3_attention(config), sparse)
 
 

@@ -79,10 +79,9 @@ def experts(config: Config, number: str, width: str, **options: Any) -> MoeMlp:
 
 def window(config: Config) -> Span:
     """The sliding window; full attention if there is none, it is switched off or never binds."""
-    tokens = config.optional_integer("sliding_window")
     if not config.flag("use_sliding_window", True):
         return FULL
-    return _unless_longest("window", tokens, config)
+    return _unless_longest("window", config.optional_integer("sliding_window"), config)
 
 
 def chunk(config: Config) -> Span:
