@@ -122,6 +122,8 @@ class Executor:
     def warm_up(self, tokens: int) -> None:
         """Compiles, captures and touches what steps of up to ``tokens`` tokens need."""
         self.capture()
+        if self.device.type == "cpu":
+            self.model.warm_up_products(tokens)
         most = min(tokens, len(self.model.cos_sin))
         for new in sorted({1, min(2, most), min(17, most), most // 2 + 1, most}):
             self.run(_rehearsal(self.nobody, decode=0, new=new)).wait()

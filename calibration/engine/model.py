@@ -11,7 +11,7 @@ from torch.nn.functional import embedding
 from calibration.engine.decoder import Runnable
 from calibration.engine.ranks import Ranks
 from calibration.engine.weights import DenseBlock, LayerWeights, ModelWeights, MoeBlock
-from calibration.kernels import Kernels
+from calibration.kernels import Dense, Kernels, Linear
 from simulator.models.spec import Span
 
 
@@ -79,6 +79,29 @@ class Model:
             x = self.ranks.all_reduce(self.feed_forward(layer.mlp, x))
             x = kernels.add_rms_norm(x, residual, norm, eps)
         return self.logits(x if step.sampled is None else x[step.sampled])
+
+    @torch.inference_mode()
+    def warm_up_products(self, tokens: int) -> None:
+        """Multiplies with every number of rows up to ``tokens`` once: a CPU's library makes code
+        for each the first time, which takes up to a millisecond."""
+        layer = self.weights.layers[0]
+        products: list[Linear] = [layer.qkv, layer.out, self.weights.lm_head]
+        if isinstance(layer.mlp, DenseBlock):
+            products += [layer.mlp.gate_up, layer.mlp.down]
+        else:
+            experts = layer.mlp.experts
+            if experts.gate_up_scale is None:
+                products += [Dense(experts.gate_up[0]), Dense(experts.down[0])]
+            products.append(layer.mlp.router)
+        for product in products:
+            width = product.weight.shape[1]
+            for rows in range(1, tokens + 1):
+                self.kernels.linear(self.cos_sin.new_zeros(rows, width).to(self.dtype), product)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations."""
+        return self.weights.embedding.dtype
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Rows of the embedding, (T, H); each rank has some of them."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from calibration.engine.build import Engine
+from calibration.engine.clock import Pace, ThreadClock
 from calibration.engine.serve import DoneStep
 from calibration.measure.rows import Row, chunks_text
 from calibration.measure.stage import summary
@@ -33,21 +34,25 @@ def burst(number: int, prompt: int, output: int, seed: int) -> Requests:
 
 
 def step_rows(
-    engine: Engine, bursts: list[Requests], rounds: int, labels: dict[str, str]
+    engine: Engine,
+    bursts: list[Requests],
+    rounds: int,
+    labels: dict[str, str],
+    pace: Pace | None = None,
 ) -> Iterator[Row]:
-    """Every step of every burst, over rounds: the least on a CPU, the median on a GPU."""
-    least = engine.device.type == "cpu"
+    """Every step of every burst, the median over rounds; on a CPU at the reference of ``pace``."""
     runs: list[list[list[DoneStep]]] = [[] for _ in bursts]
     for _ in range(rounds):
         for run, requests in zip(runs, bursts, strict=True):
-            run.append(engine.serve(requests)[0])
+            clock = ThreadClock(pace) if pace else None
+            run.append(engine.serve(requests, clock)[0])
     for number, run in enumerate(runs):
         for at, same in enumerate(zip(*run, strict=True)):
             step = same[0]
             yield Row(
-                "step", f"burst-{number}", *summary([s.seconds for s in same], least=least),
+                "step", f"burst-{number}", *summary([s.seconds for s in same]),
                 rows=step.tokens, decode=step.decode, context=step.context,
                 local_context=step.local_context, chunks=chunks_text(step.chunks),
-                sampled=step.sampled, host_s=summary([s.host_s for s in same], least=least)[0],
+                sampled=step.sampled, host_s=summary([s.host_s for s in same])[0],
                 idle=at == 0, **labels,
             )  # fmt: skip

@@ -23,7 +23,7 @@ def ceiling_rows(device: torch.device, formats: tuple[str, ...], rounds: int = 1
     for name in formats:
         product = _product(name, side, device)
         if product is not None:
-            kept = summary(_time(product, device, rounds), least=device.type == "cpu")
+            kept = summary(_time(product, device, rounds), least=True)
             yield Row("ceiling", "gemm", *kept, activations=name, amount=2.0 * side**3)
 
 
@@ -32,7 +32,7 @@ def _copy(device: torch.device, rounds: int) -> Row:
     source = torch.empty(size, dtype=torch.uint8, device=device).random_(0, 255)
     target = torch.empty_like(source)
     seconds = _time(lambda: target.copy_(source), device, rounds)
-    return Row("ceiling", "copy", *summary(seconds, least=device.type == "cpu"), amount=2.0 * size)
+    return Row("ceiling", "copy", *summary(seconds, least=True), amount=2.0 * size)
 
 
 def _product(name: str, side: int, device: torch.device) -> Callable[[], object] | None:

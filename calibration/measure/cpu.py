@@ -2,7 +2,8 @@
 
 A kernel alone in a loop finds its weights in the cache, which a step with other layers in between
 has emptied; so every operator is timed in the steps it is part of. One thread, its own computing
-time, rounds over all steps in turn, and of each the least.
+time, rounds over all steps in turn, and of each the median: what others do on the machine comes and
+goes within seconds, and is part of the machine as engines find it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from calibration.engine.build import Engine
+from calibration.engine.clock import Pace
 from calibration.measure.rows import Row
 from calibration.measure.stage import Shape, packed
 from calibration.measure.timed import TimedKernels
@@ -43,7 +45,11 @@ def shapes() -> Iterator[Shape]:
 
 
 def operator_rows(
-    engine: Engine, rounds: int, labels: dict[str, str], progress: Callable[[int, int], None]
+    engine: Engine,
+    rounds: int,
+    labels: dict[str, str],
+    pace: Pace,
+    progress: Callable[[int, int], None],
 ) -> Iterator[Row]:
     """Seconds of each operator in each step, one kernel of it.
 
@@ -51,6 +57,7 @@ def operator_rows(
         engine: on the CPU.
         rounds: over all steps.
         labels: model and number formats of the rows.
+        pace: seconds are told at its reference.
         progress: called with steps done and steps in all.
     """
     model = engine.model
@@ -63,13 +70,14 @@ def operator_rows(
         for round_number in range(rounds + 1):
             for place, (_, step) in enumerate(every):
                 timed.clear()
+                pace.probe()
                 start = time.thread_time()
                 engine.executor.run(step).wait()
                 whole = time.thread_time() - start
                 if round_number:  # the first one warms up
                     for name, spent in timed.spent.items():
-                        seconds[place][name].append(spent)
-                    seconds[place]["executor"].append(whole)
+                        seconds[place][name].append(spent * pace.factor)
+                    seconds[place]["executor"].append(whole * pace.factor)
                 progress(round_number * len(every) + place + 1, (rounds + 1) * len(every))
     finally:
         model.kernels, model.embed = plain_kernels, plain_embed  # type: ignore[method-assign]

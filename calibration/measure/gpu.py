@@ -112,8 +112,7 @@ def operator_rows(
         every = [*sizes.of_tokens(), *sizes.of_rows(), *sizes.of_attention()]
         for done, call in enumerate(every):
             seconds = timer.seconds(call.work)
-            least = isinstance(timer, CallTimer)
-            value, rounds, spread = summary(seconds, least=least)
+            value, rounds, spread = summary(seconds)
             row = call.row(call.name, (value / call.calls, rounds, spread))
             yield replace(row, **labels)  # type: ignore[arg-type]
             progress(done + 1, len(every))

@@ -25,9 +25,9 @@ class Row:
 
     The step: ``decode`` sequences with ``context`` tokens in all (``local_context`` within the
     model's window), prompt chunks as ``new@past``, ``sampled`` rows of logits. ``rows``: how many
-    rows the operator worked on. ``seconds``: the least of ``rounds`` on a CPU, the median on a GPU;
-    ``spread``: of the rounds, the 75% quantile over ``seconds``. ``host_s``: until the step was
-    planned and enqueued. ``idle``: nothing ran before it.
+    rows the operator worked on. ``seconds``: the median of ``rounds``, of a ceiling the
+    least; ``spread``: between the quarters of the rounds, over their median. ``host_s``: until the
+    step was planned and enqueued. ``idle``: nothing ran before it.
     """
 
     what: str

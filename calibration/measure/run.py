@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from calibration.engine.build import Engine, Formats
+from calibration.engine.clock import Pace
 from calibration.engine.decoder import Runnable, load_runnable
 from calibration.measure import cpu, gpu
 from calibration.measure.bursts import burst, step_rows
@@ -27,9 +28,9 @@ from simulator.scenario.shipped import examples_folder
 Progress = Callable[[str, int, int], None]
 """Called with what is being measured, how much of it is done, and how much there is."""
 
-_DONE = "done"
+_DONE, _PROBE = "done", "probe_s"
 _CEILINGS = {"cpu": ("bf16", "fp32"), "cuda": ("bf16", "fp16", "fp8", "fp32")}
-_ROUNDS = {"cpu": 5, "cuda": 3}
+_ROUNDS = {"cpu": 7, "cuda": 3}
 
 _BURSTS = {
     "cpu": ((12, 100, 30), (32, 60, 20), (6, 300, 20), (3, 30, 60)),
@@ -107,7 +108,7 @@ def told(rows: Sequence[Row]) -> Iterator[str]:
         spread = sorted(row.spread for row in steps)[len(steps) // 2]
         yield (
             f"{model}: {len(steps)} steps, {min(row.seconds for row in steps) * 1e3:.2f} ms at "
-            f"least; rounds spread by {100 * (spread - 1):.1f}% (median)"
+            f"least; half of the rounds lie within {100 * spread:.1f}% (median)"
         )
 
 
@@ -143,12 +144,16 @@ def calibrate(
     if device.type == "cpu":
         torch.set_num_threads(1)
     machine = describe_machine(device)
-    rows, done = _begun(out, machine)
+    rows, before = _begun(out, machine)
+    done = list(before.get(_DONE, ()))
+    probe_s = None
+    if device.type == "cpu":
+        probe_s = machine[_PROBE] = before.get(_PROBE) or Pace().reference_s
     (out / "models").mkdir(parents=True, exist_ok=True)
     for model in models:
         text = json.dumps(model.config, indent=2, default=str) + "\n"
         (out / "models" / f"{model.name}.json").write_text(text, encoding="utf-8")
-    for section, measure in _sections(models, device, progress):
+    for section, measure in _sections(models, device, probe_s, progress):
         if section not in done:
             rows += list(measure())
             done.append(section)
@@ -156,10 +161,10 @@ def calibrate(
     return out / FILE, rows
 
 
-def _begun(out: Path, machine: dict[str, Any]) -> tuple[list[Row], list[str]]:
+def _begun(out: Path, machine: dict[str, Any]) -> tuple[list[Row], dict[str, Any]]:
     """What an earlier call left behind."""
     if not (out / FILE).is_file():
-        return [], []
+        return [], {}
     rows, before = load_rows(out)
     for key in ("device", "torch", "triton", "program"):
         if before.get(key) != machine[key]:
@@ -168,31 +173,36 @@ def _begun(out: Path, machine: dict[str, Any]) -> tuple[list[Row], list[str]]:
                 where=str(out),
                 hint="name another folder with --out",
             )
-    return rows, list(before.get(_DONE, ()))
+    return rows, before
 
 
 def _sections(
-    models: Sequence[Model], device: torch.device, progress: Progress
+    models: Sequence[Model], device: torch.device, probe_s: float | None, progress: Progress
 ) -> Iterator[tuple[str, Callable[[], Iterator[Row]]]]:
     yield "ceilings", lambda: ceiling_rows(device, _CEILINGS[device.type])
     for model in models:
 
         def operators(model: Model = model) -> Iterator[Row]:
-            return _operators(model, device, progress)
+            return _operators(model, device, probe_s, progress)
 
         def steps(model: Model = model) -> Iterator[Row]:
-            return _steps(model, device, progress)
+            return _steps(model, device, probe_s, progress)
 
         yield f"operators of {model.title}", operators
         yield f"steps of {model.title}", steps
 
 
-def _operators(model: Model, device: torch.device, progress: Progress) -> Iterator[Row]:
+def _operators(
+    model: Model, device: torch.device, probe_s: float | None, progress: Progress
+) -> Iterator[Row]:
     def told(done: int, total: int) -> None:
         progress(f"operators of {model.title}", done, total)
 
-    if device.type == "cpu":
-        yield from cpu.operator_rows(_stage(model, device), _ROUNDS["cpu"], model.labels, told)
+    if probe_s is not None:
+        engine = _stage(model, device)
+        # As when serving: with all the code that the library makes, and memory laid out alike.
+        engine.executor.warm_up(engine.limits.max_num_batched_tokens)
+        yield from cpu.operator_rows(engine, _ROUNDS["cpu"], model.labels, Pace(probe_s), told)
         return
     layers = model.decoder.layers
     few = replace(model.decoder, layers=layers[-gpu.LAYERS :])  # first layers may be dense
@@ -202,12 +212,15 @@ def _operators(model: Model, device: torch.device, progress: Progress) -> Iterat
     torch.cuda.empty_cache()
 
 
-def _steps(model: Model, device: torch.device, progress: Progress) -> Iterator[Row]:
+def _steps(
+    model: Model, device: torch.device, probe_s: float | None, progress: Progress
+) -> Iterator[Row]:
     progress(f"steps of {model.title}", 0, 1)
     engine = _stage(model, device, graphs=device.type == "cuda")
     engine.executor.warm_up(min(2048, engine.limits.max_num_batched_tokens))
     bursts = [burst(*sizes, seed=i) for i, sizes in enumerate(_BURSTS[device.type])]
-    yield from step_rows(engine, bursts, _ROUNDS[device.type], model.labels)
+    pace = Pace(probe_s) if probe_s is not None else None
+    yield from step_rows(engine, bursts, _ROUNDS[device.type], model.labels, pace)
     progress(f"steps of {model.title}", 1, 1)
     if device.type == "cuda":
         del engine

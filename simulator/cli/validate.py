@@ -75,7 +75,7 @@ _MOST_MULTIPLE = 100
 @click.option(
     "--rounds",
     type=click.IntRange(1, 100),
-    help="With --engine: serve each rate so often and take medians.  [default: 3 on a CPU, else 1]",
+    help="With --engine: serve each rate so often and take medians.  [default: 1]",
 )
 @click.option(
     "--checkpoint",

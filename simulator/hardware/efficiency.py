@@ -17,7 +17,7 @@ from simulator.hardware.forms import (
     MatmulEfficiency,
     PrefillAttentionEfficiency,
 )
-from simulator.scenario.base import Model, NonNegativeFloat
+from simulator.scenario.base import Model, NonNegativeFloat, PositiveFloat
 
 ElementwiseKind = Literal[
     "norm", "rotation", "activation", "qk_norm", "routing", "sampling", "embedding"
@@ -51,10 +51,13 @@ class Provenance(Model):
 
 class EngineEfficiency(Model):
     """Coefficients of an engine's own kernels, where its tables have some; the keys are those of
-    :class:`Efficiency`. ``overheads``: of the engine on this machine, instead of its profile's."""
+    :class:`Efficiency`. ``overheads``: of the engine on this machine, instead of its profile's.
+    ``probe_s``: on CPUs, how long a small product took while this was measured; what is measured
+    later is scaled to that pace (calibration/engine/clock.py)."""
 
     provenance: Provenance
     overheads: Overheads | None = None
+    probe_s: PositiveFloat | None = None
     matmul: dict[str, MatmulEfficiency] = {}
     grouped_matmul: dict[str, ExpertsEfficiency] = {}
     prefill_attention: dict[str, PrefillAttentionEfficiency] = {}

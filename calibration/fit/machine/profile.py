@@ -81,6 +81,8 @@ class MachineFit:
             family = "elementwise_kinds" if kind else sample.family
             block.setdefault(family, {})[sample.key] = fit.coefficients
         block = {"provenance": self._provenance(fits), **block}
+        if "probe_s" in self.machine:
+            block["probe_s"] = float(f"{self.machine['probe_s']:.6g}")
         return {**block, "overheads": self._overheads(block, say)}
 
     def _provenance(self, fits: dict[str, Fit]) -> dict[str, Any]:
@@ -143,13 +145,14 @@ class MachineFit:
 
     # --- a whole profile -------------------------------------------------------------------------
 
-    def profile(self, own: Own, say: Callable[[Line], None]) -> dict[str, Any]:
+    def profile(self, facts: Own, say: Callable[[Line], None]) -> dict[str, Any]:
         """A hardware profile of its own, as a file holds it."""
         engine = self.engine_block(say)
-        overheads = engine.pop("overheads")
+        own = {"provenance": engine["provenance"]}
+        own |= {name: engine.pop(name) for name in ("overheads", "probe_s") if name in engine}
         block = self._filled(engine)
-        block["engines"] = {ENGINE: {"provenance": engine["provenance"], "overheads": overheads}}
-        return self._facts(own) | {"efficiency": block}
+        block["engines"] = {ENGINE: own}
+        return self._facts(facts) | {"efficiency": block}
 
     def profile_text(self, own: Own, say: Callable[[Line], None]) -> str:
         """The file of that profile."""

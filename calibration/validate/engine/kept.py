@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from calibration.engine.serve import DoneStep
+from calibration.validate.engine.machine import calibrated_pace
 from calibration.validate.engine.steps import steps_of, table_of
 from simulator import __version__
 from simulator.errors import UserError
@@ -84,7 +85,9 @@ def run_key(
         __version__, _code_digest(), repr(deployment.model), deployment.scenario.model,
         repr(deployment.limits), repr(deployment.precision), repr(resolved.layout),
         repr(deployment.scenario.measurement.seed), repr(checkpoint), repr(turn),
-        repr([machine.get(key) for key in ("device", "kernels", "torch", "triton", "cuda")]),
+        repr(calibrated_pace(resolved)),
+        repr([machine.get(key) for key in ("device", "kernels", "torch", "triton", "cuda",
+                                         "repeats")]),
     ):  # fmt: skip
         digest.update(part.encode() + b"\0")
     prefixes = requests.prefixes

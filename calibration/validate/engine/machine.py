@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import platform
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from calibration.engine.build import NAME
 from calibration.kernels import DEFAULT
+from calibration.measure.machine import describe_machine
 from simulator.errors import UserError
 from simulator.resolve import Resolved
+
+STEP_REPEATS = 3
+"""How often a CPU runs each step; the median counts, because others on the machine disturb it."""
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -33,38 +34,17 @@ def choose_device(name: str | None) -> torch.device:
 def description(device: torch.device) -> dict[str, Any]:
     """What a reader needs to judge or to repeat a measurement."""
     on_gpu = device.type == "cuda"
-    found: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
-        "kind": device.type,
+    return describe_machine(device) | {
         "kernels": DEFAULT if on_gpu else "torch",
         "clock": "wall" if on_gpu else "computing time of one thread",
-        "torch": torch.__version__,
-        "triton": _version("triton"),
-        "python": platform.python_version(),
-        "date": datetime.now(UTC).date().isoformat(),
+        "repeats": 1 if on_gpu else STEP_REPEATS,
     }
-    if on_gpu:
-        found["cuda"] = torch.version.cuda
-        found["memory_gib"] = round(
-            torch.cuda.get_device_properties(device).total_memory / 2**30, 1
-        )
-    return found
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def calibrated_pace(resolved: Resolved) -> float | None:
+    """Time of the clock's probe when the processor predicted for was calibrated, seconds."""
+    engines = resolved.deployment.hardware.efficiency.engines
+    return engines[NAME].probe_s if NAME in engines else None
 
 
 def check_memory(resolved: Resolved, device: torch.device) -> None:

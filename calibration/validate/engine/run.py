@@ -14,9 +14,16 @@ import pandas as pd
 import torch
 
 from calibration.engine.build import Engine, build_engine
+from calibration.engine.clock import Pace, ThreadClock
 from calibration.engine.serve import DoneStep
 from calibration.validate.engine.kept import KeptRuns, run_key
-from calibration.validate.engine.machine import check_memory, choose_device, description
+from calibration.validate.engine.machine import (
+    STEP_REPEATS,
+    calibrated_pace,
+    check_memory,
+    choose_device,
+    description,
+)
 from calibration.validate.engine.metrics import SHARES, Figure, figures_of, spread_of
 from calibration.validate.engine.rates import Load, at_once, loads_of
 from calibration.validate.engine.replay import replay
@@ -111,7 +118,7 @@ def validate_engine(
         base: folder that relative paths in the scenario start from.
         device: ``cpu`` or ``cuda``; default: the better one there is.
         multiples: rates, as multiples of the predicted capacity.
-        rounds: how often each rate is served; default: 3 times on a CPU, once on a GPU.
+        rounds: how often each rate is served.
         checkpoint: read the weights beside the model's config.json instead of making them up.
         progress: see ``Progress``.
 
@@ -124,7 +131,7 @@ def validate_engine(
     resolved = resolve(scenario, base)
     machine = description(chosen)
     loads, capacity = loads_of(scenario, resolved, multiples, base)
-    turns = rounds or (3 if chosen.type == "cpu" else 1)
+    turns = rounds or 1
     kept = KeptRuns(folder)
     keys = [
         [run_key(resolved, load.requests, machine, checkpoint=checkpoint, turn=turn)
@@ -163,13 +170,18 @@ class _Host:
         self._resolved, self._device, self._base = resolved, device, base
         self._checkpoint, self._total, self._progress = checkpoint, total, progress
         self._engine: Engine | None = None
+        self._pace: Pace | None = None
         self._done = 0
 
     def serve(self, requests: Requests) -> list[DoneStep]:
         """All requests, for real; the steps."""
         with _quiet(self._device):
             engine = self._engine = self._engine or self._build(requests)
-            steps, _ = engine.serve(requests, progress=self._tell)
+            if self._device.type == "cpu":
+                clock = ThreadClock(self._pace)
+                steps, _ = engine.serve(requests, clock, repeats=STEP_REPEATS, progress=self._tell)
+            else:
+                steps, _ = engine.serve(requests, progress=self._tell)
         self._done += len(requests)
         return steps
 
@@ -187,6 +199,9 @@ class _Host:
                 where="engine.kv_cache_tokens",
                 hint="set it, or engine.memory_fraction, lower",
             ) from None
+        probe_s = calibrated_pace(self._resolved)
+        if probe_s is not None:
+            self._pace = Pace(probe_s)
         engine.executor.warm_up(deployment.limits.max_num_batched_tokens)
         engine.serve(at_once(requests.first(_REHEARSED)))
         return engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from calibration.validate.engine.machine import calibrated_pace
 from calibration.validate.engine.metrics import Figure
 from calibration.validate.engine.run import Compared, EngineValidation
 from calibration.validate.engine.steps import StepErrors
@@ -26,7 +27,7 @@ def facts(outcome: EngineValidation) -> list[tuple[str, str]]:
         software += f" {machine['triton']}"
     limit = outcome.capacity_per_s
     return [
-        ("Engine ran on", f"{machine['device']} · {software} · {machine['date']}"),
+        ("Engine ran on", f"{machine['device']} · {software} · {machine['date'][:10]}"),
         ("Clock", _clock(outcome)),
         ("Predicted for", deployment.hardware.title),
         (
@@ -50,6 +51,10 @@ def _clock(outcome: EngineValidation) -> str:
     text = {"cuda": "real time"}.get(
         outcome.machine["kind"], "computing time of the one thread that runs everything"
     )
+    if outcome.machine["kind"] == "cpu" and calibrated_pace(outcome.resolved) is not None:
+        text += ", at the pace at which it was calibrated"
+    if outcome.machine["repeats"] > 1:
+        text += f", each step run {outcome.machine['repeats']} times and the median counted"
     if outcome.rounds > 1:
         text += f"; figures are medians over {outcome.rounds} rounds"
     return text
