@@ -78,14 +78,14 @@ say "$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,nohe
 python3 -c 'import torch, triton; print("torch", torch.__version__, "triton", triton.__version__)' \
   | tee -a "$out/summary.txt"
 
-simulate() { python3 -m simulator "$@"; }
-export -f simulate
 measured="$work/run/measured"
 
 stage tests 110 python3 -m pytest -q -o addopts= -o filterwarnings=default -p no:cacheprovider \
   tests/test_kernels_attention.py tests/test_kernels_elementwise.py tests/test_kernels_matmul.py \
   tests/test_kernels_experts.py
 tail -n 1 "$work/run/tests.log" | tee -a "$out/summary.txt"
+
+stage configs 60 python3 -m calibration.measure.configs
 
 for model in $MODELS; do
   stage "calibrate-$model" 200 python3 -m simulator calibrate --device cuda --out "$measured" \
@@ -104,6 +104,9 @@ for model in $MODELS; do
     --html "$work/run/validate-$model.html" --markdown "$work/run/validate-$model.md"
 done
 
+say ""
+grep -E "^(decode|prefill)" "$work/run/configs.log" 2>/dev/null \
+  | awk '{ key = substr($0, 1, 42) } key != last { print; last = key }' | tee -a "$out/summary.txt"
 say ""
 python3 -m calibration.measure.floors "$measured" --all >"$work/run/floors.txt" 2>&1
 python3 -m calibration.measure.floors "$measured" 2>&1 | tee -a "$out/summary.txt"
