@@ -346,3 +346,14 @@ def test_what_cannot_be_measured(tmp_path: Path, options: list[str], sentence: s
     answer = CliRunner().invoke(cli, ["calibrate", "--device", "cpu", *options])
     assert answer.exit_code == 2
     assert sentence in answer.output
+
+
+def test_the_shipped_profile_is_what_its_measurements_give() -> None:
+    raw = Path("calibration/datasets/measured/amd-epyc-zen5-1t")
+    answer = CliRunner().invoke(
+        cli,
+        ["fit", "--measured", str(raw), "--out", "hardware_profiles/amd-epyc-zen5-1t.yaml",
+         "--title", "One thread of an AMD EPYC (Zen 5)", "--tdp-w", "6", "--idle-w", "2"],
+    )  # fmt: skip
+    assert answer.exit_code == 0, answer.output
+    assert "holds exactly this" in answer.output

@@ -19,6 +19,7 @@ NAMES = profile_names()
 REQUIRED = {
     "h100-sxm", "h100-pcie", "h200-sxm", "b200-sxm", "a100-sxm-40gb", "a100-sxm-80gb", "l40s", "l4",
     "a10g", "rtx-4090", "mi300x", "tpu-v5e", "tpu-v6e", "gaudi-3", "trainium2", "inferentia2",
+    "amd-epyc-zen5-1t",
     "xeon-6980p-2s",
 }  # fmt: skip
 

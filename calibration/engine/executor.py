@@ -119,6 +119,7 @@ class Executor:
         for mine, before in zip((self.last, self.number), state, strict=True):
             mine.copy_(before)
 
+    @torch.inference_mode()
     def warm_up(self, tokens: int) -> None:
         """Compiles, captures and touches what steps of up to ``tokens`` tokens need."""
         self.capture()
@@ -165,7 +166,7 @@ class Executor:
             torch.cuda.synchronize(self.device)
             room = 2 * len(numbers)
             self._staging = [
-                torch.empty(room, dtype=torch.int64).pin_memory() for _ in range(_IN_FLIGHT)
+                torch.empty(room, dtype=torch.int64, pin_memory=True) for _ in range(_IN_FLIGHT)
             ]
         self._turn = (self._turn + 1) % _IN_FLIGHT
         staged = self._staging[self._turn][: len(numbers)]
@@ -175,7 +176,7 @@ class Executor:
     def _hand_over(self, found: Tensor) -> Pending:
         if self.device.type != "cuda":
             return Pending(found, None)
-        copy = torch.empty(len(found), dtype=torch.int64).pin_memory()
+        copy = torch.empty(len(found), dtype=torch.int64, pin_memory=True)
         copy.copy_(found, non_blocking=True)
         ready = torch.cuda.Event()
         ready.record()
