@@ -106,8 +106,10 @@ def test_mistakes(arguments: list[str], message: str) -> None:
 
 
 def test_the_shipped_curves_are_one() -> None:
-    """Fitted on one device, passed on to all others."""
+    """Fitted on one device, passed on to all others but those measured by ``calibrate``, which draw
+    what they are said to draw."""
     curves = {name: load_hardware(name).power.curve for name in profile_names()}
+    assert curves.pop("amd-epyc-zen5-1t").provenance.method == "prior"
     fitted = curves["h100-sxm"]
     assert fitted.provenance.method == "fitted"
     for name, curve in curves.items():
