@@ -92,8 +92,16 @@ def test_a_cpu_is_measured_operator_by_operator(
     assert names - {"executor"} == wanted
     assert all(row.seconds > 0 and row.rounds == 2 for row in rows if row.what == "operator")
     whole = [row for row in rows if row.name == "executor"]
-    for row in whole:  # the parts of a step are less than the whole, and not much less
-        assert row.seconds > 0
+    spec_operators = operators.operators(spec, hardware, NAME, model.precision)
+    for row in whole:  # the parts of a step take most of it, and no more
+        parts = sum(
+            part.seconds * spec_operators[part.name].count  # type: ignore[attr-defined]
+            for part in rows
+            if part.what == "operator"
+            and part.name != "executor"
+            and (part.decode, part.context, part.chunks) == (row.decode, row.context, row.chunks)
+        )
+        assert 0.3 * row.seconds < parts < 1.3 * row.seconds
     assert len(whole) == len(list(cpu.shapes()))
     assert {row.what for row in rows} == {"ceiling", "operator", "step"}
 
@@ -228,7 +236,8 @@ def made_up(folder: Path, hardware: HardwareProfile, *, kind: str = "cpu") -> No
         chunks = [(int(rng.integers(1, 300)), 0)] if number % 3 == 0 else []
         shape = Shape([context] * batch, chunks)
         row = shape.row("step", f"burst-{number % 4}", [1.0], rows=shape.tokens, **labels)
-        rows.append(replace(row, seconds=steps.predicted(cost, row)))
+        host_s = 4e-4 + 3e-5 * (batch + len(chunks))
+        rows.append(replace(row, seconds=steps.predicted(cost, row), host_s=host_s))
     save_rows(
         folder, rows,
         {"date": "2026-01-02T03:04:05+00:00", "program": "0", "torch": "2", "triton": None,
@@ -277,7 +286,7 @@ def test_kernels_are_added_to_a_profile(tmp_path: Path) -> None:
     profiles.mkdir()
     source = Path("hardware_profiles/h100-sxm.yaml")
     (profiles / "h100-sxm.yaml").write_text(source.read_text())
-    made_up(tmp_path / "raw", load_hardware("h100-sxm"), kind="cpu")
+    made_up(tmp_path / "raw", load_hardware("h100-sxm"), kind="cuda")
     command = ["fit", "--measured", str(tmp_path / "raw"), "--device", "h100-sxm", "--profiles",
                str(profiles)]  # fmt: skip
     told = CliRunner().invoke(cli, command)
@@ -294,6 +303,33 @@ def test_kernels_are_added_to_a_profile(tmp_path: Path) -> None:
     assert after.model_copy(update=others) == before.model_copy(update=others)
 
 
+def test_measurements_of_another_kind_of_device_are_refused(tmp_path: Path) -> None:
+    made_up(tmp_path / "raw", load_hardware("xeon-6980p-2s"))
+    command = ["fit", "--measured", str(tmp_path / "raw"), "--device", "h100-sxm"]
+    answer = CliRunner().invoke(cli, command)
+    assert answer.exit_code == 2
+    assert "was measured on Made Up, which is no NVIDIA H100" in answer.output
+
+
+def test_a_second_model_of_one_name_is_refused(tmp_path: Path, few: None) -> None:
+    first = run.named(config(tmp_path, DENSE), run.formats("bf16"))
+    run.calibrate([first], CPU, tmp_path / "out", quiet)
+    other = run.named(config(tmp_path, DENSE | {"hidden_size": 64}), run.formats("bf16"))
+    with pytest.raises(UserError, match="holds measurements of another model called tiny"):
+        run.calibrate([other], CPU, tmp_path / "out", quiet)
+
+
+def test_kernels_alone_are_worth_fitting(tmp_path: Path) -> None:
+    """Where measuring was stopped before the steps, the engine's own overheads stand."""
+    made_up(tmp_path, load_hardware("xeon-6980p-2s"))
+    rows, machine = load_rows(tmp_path)
+    save_rows(tmp_path, [row for row in rows if row.what != "step"], machine)
+    profile = HardwareProfile.model_validate(
+        MachineFit(tmp_path).profile(Own("made-up", "Made up", 10.0, 1.0), lambda line: None)
+    )
+    assert profile.efficiency.engines[NAME].overheads is None
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -305,6 +341,14 @@ def test_kernels_are_added_to_a_profile(tmp_path: Path) -> None:
         (["--device", "h100-smx"], "there is no profile 'h100-smx'; did you mean 'h100-sxm'?"),
         (["--out", "x.yaml", "--write"], "goes with --device"),
         (["--engine", "vllm", "--out", "x.yaml"], "takes no TABLES"),
+        (
+            ["--out", "My Machine.yaml", "--tdp-w", "3", "--idle-w", "1"],
+            "cannot be a profile's file",
+        ),
+        (
+            ["--out", "x.yaml", "--tdp-w", "inf", "--idle-w", "1"],
+            "a new profile needs the machine's",
+        ),
     ],
 )
 def test_options_that_contradict(tmp_path: Path, options: list[str], sentence: str) -> None:
@@ -337,13 +381,17 @@ def test_calibrate_from_the_command_line(
     [
         (["--model", "gemma-2-9b"], "the micro-engine does not run gemma-2-9b"),
         (["--model", "nothing.json"], "no such file or folder"),
+        (["--model", "llama-3.1-405b"], "its weights take"),
+        (["--model", "llama-3.2-1b", "--weights", "fp8"], "processors have no products in fp8"),
+        (["--model", "llama-3.2-1b", "--out", "/proc/nowhere"], "cannot be written"),
         (["--device", "cuda"], "torch sees no CUDA device here"),
     ],
 )
 def test_what_cannot_be_measured(tmp_path: Path, options: list[str], sentence: str) -> None:
     if torch.cuda.is_available() and "cuda" in options:
         pytest.skip("there is a CUDA device")
-    answer = CliRunner().invoke(cli, ["calibrate", "--device", "cpu", *options])
+    out = [] if "--out" in options else ["--out", str(tmp_path / "out")]
+    answer = CliRunner().invoke(cli, ["calibrate", "--device", "cpu", *options, *out])
     assert answer.exit_code == 2
     assert sentence in answer.output
 

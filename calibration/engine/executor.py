@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from calibration.engine.model import Model, StepInputs
-from calibration.engine.step import PADDING, Ints, PackedStep, lengths_of_parts
+from calibration.engine.step import FROM_LAST_STEP, PADDING, Ints, PackedStep, lengths_of_parts
 
 _IN_FLIGHT = 4
 """Staging buffers: more than the two steps that are ever under way at once."""
@@ -196,10 +196,11 @@ class _Graph:
         self._seats = torch.full((size,), executor.nobody, dtype=torch.int64, device=device)
         self._positions = torch.full_like(self._seats, PADDING)
         self._nobody = executor.nobody
-        tokens = torch.full_like(self._seats, -1)
+        # A recording keeps addresses, not tensors: what it reads has to live as long as it does.
+        self._tokens = torch.full_like(self._seats, FROM_LAST_STEP)
 
         def compute() -> Tensor:
-            inputs = executor._inputs(tokens, self._seats, self._positions, size)
+            inputs = executor._inputs(self._tokens, self._seats, self._positions, size)
             return executor._forward(inputs, self._seats)
 
         compute()  # what compiles or allocates for good does so outside the recording

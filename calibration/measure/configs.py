@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -66,7 +67,7 @@ def decode_configs(
                 q, *cache[:2], cache.tables, cache.lengths, dim**-0.5, 0, config
             )
 
-        seconds = statistics.median(timer.seconds(work))
+        seconds = _median(timer, work)
         size = f"{batch} × {tokens}, {heads}/{kv_heads} heads of {dim}"
         yield Timed("decode", size, str(config), seconds, moved / seconds)
 
@@ -88,9 +89,19 @@ def prefill_configs(
                 q, *cache[:2], cache.tables, starts, cache.lengths, tokens, dim**-0.5, 0, config
             )
 
-        seconds = statistics.median(timer.seconds(work))
+        seconds = _median(timer, work)
         size = f"{tokens}, {heads}/{kv_heads} heads of {dim}"
         yield Timed("prefill", size, str(config), seconds, flops / seconds)
+
+
+def _median(timer: Timer, work: Callable[[], Tensor]) -> float:
+    """Seconds; infinitely many where a configuration does not fit the chip."""
+    from triton.runtime.errors import OutOfResources
+
+    try:
+        return statistics.median(timer.seconds(work))
+    except OutOfResources:
+        return math.inf
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from calibration.measure.rows import Row
 from calibration.measure.stage import Shape, packed
 from calibration.measure.timed import TimedKernels
 
-SEQUENCES, LONGEST, BUDGET, KV_TOKENS = 64, 2048, 1024, 32768
+SEQUENCES, LONGEST, BUDGET, KV_TOKENS = 64, 2048, 512, 32768
 
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _CONTEXTS = (16, 64, 256, 1024)

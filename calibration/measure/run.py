@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,22 +144,68 @@ def calibrate(
     """
     if device.type == "cpu":
         torch.set_num_threads(1)
+        _check_cpu(models)
     machine = describe_machine(device)
     rows, before = _begun(out, machine)
     done = list(before.get(_DONE, ()))
     probe_s = None
     if device.type == "cpu":
         probe_s = machine[_PROBE] = before.get(_PROBE) or Pace().reference_s
-    (out / "models").mkdir(parents=True, exist_ok=True)
     for model in models:
-        text = json.dumps(model.config, indent=2, default=str) + "\n"
-        (out / "models" / f"{model.name}.json").write_text(text, encoding="utf-8")
+        _keep_configuration(model, out)
     for section, measure in _sections(models, device, probe_s, progress):
         if section not in done:
-            rows += list(measure())
+            try:
+                rows += list(measure())
+            except torch.OutOfMemoryError:
+                raise UserError(
+                    f"{section} do not fit into the memory of this device",
+                    where="--model",
+                    hint="measure a smaller one, or its --weights int8",
+                ) from None
             done.append(section)
             save_rows(out, rows, machine | {_DONE: done})
     return out / FILE, rows
+
+
+def _check_cpu(models: Sequence[Model]) -> None:
+    """Refuses what a processor cannot do or hold."""
+    from simulator.models.counting import weight_bytes
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for model in models:
+        if "fp8" in (model.precision.weights, model.precision.activations):
+            raise UserError("processors have no products in fp8", where="--weights fp8")
+        needed = weight_bytes(model.decoder.spec, model.precision.weights)
+        if needed > 0.7 * memory:
+            raise UserError(
+                f"its weights take {needed / 2**30:,.0f} GiB and this machine has "
+                f"{memory / 2**30:,.0f}",
+                where=f"--model {model.name}",
+            )
+        if model.decoder.spec.max_context < cpu.LONGEST:
+            raise UserError(
+                f"its context of {model.decoder.spec.max_context} tokens is shorter than the "
+                f"{cpu.LONGEST} that are measured",
+                where=f"--model {model.name}",
+            )
+
+
+def _keep_configuration(model: Model, out: Path) -> None:
+    """Puts the model's keys beside the measurements, which speak of it by its name."""
+    text = json.dumps(model.config, indent=2, default=str) + "\n"
+    path = out / "models" / f"{model.name}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
+            raise UserError(
+                f"holds measurements of another model called {model.name}",
+                where=str(out),
+                hint="name another folder with --out, or rename the model's file",
+            )
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot be written: {error.strerror}", where=str(out)) from None
 
 
 def _begun(out: Path, machine: dict[str, Any]) -> tuple[list[Row], dict[str, Any]]:
@@ -234,7 +281,7 @@ def _stage(model: Model, device: torch.device, *, graphs: bool = False) -> Engin
     return stage(
         model.decoder, Formats.of(model.precision), device,
         sequences=sizes.SEQUENCES, kv_tokens=_room(model, device),
-        longest=longest, budget=sizes.BUDGET if not on_cpu else 512, graphs=graphs,
+        longest=longest, budget=sizes.BUDGET, graphs=graphs,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from simulator.errors import UserError
 
 if TYPE_CHECKING:
     from calibration.fit.machine.profile import MachineFit
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9.+-]{0,59}")
 
 Facts = tuple[str | None, float | None, float | None]
 
@@ -60,7 +63,14 @@ def fit_machine(
     from simulator.hardware import load_hardware
 
     path = profile_path(profiles, devices[0])
-    machine = MachineFit(measured, load_hardware(str(path.resolve())))
+    hardware = load_hardware(str(path.resolve()))
+    machine = MachineFit(measured, hardware)
+    if (hardware.kind == "cpu") != machine.on_host:
+        raise UserError(
+            f"was measured on {machine.machine['device']}, which is no {hardware.title}",
+            where=str(measured),
+            hint="measure that device, or give the machine a profile of its own with --out",
+        )
     click.echo(f"{devices[0]}\n{HEADER}")
     _add(machine, path, write=write)
 
@@ -69,7 +79,7 @@ def _own(machine: MachineFit, out: Path, facts: Facts) -> None:
     from calibration.fit.machine.profile import Own
 
     title, tdp_w, idle_w = facts
-    if tdp_w is None or idle_w is None or not 0 < idle_w < tdp_w:
+    if tdp_w is None or idle_w is None or not 0 < idle_w < tdp_w < 1e6:
         raise UserError(
             "a new profile needs the machine's power, which nothing measures here",
             where="--tdp-w and --idle-w",
@@ -77,6 +87,12 @@ def _own(machine: MachineFit, out: Path, facts: Facts) -> None:
         )
     if not out.resolve().parent.is_dir():
         raise UserError("there is no such folder", where=str(out.parent))
+    if out.is_dir() or not _NAME.fullmatch(out.stem):
+        raise UserError(
+            "cannot be a profile's file, whose name is the profile's",
+            where=str(out),
+            hint="use small letters, digits and hyphens, as in my-machine.yaml",
+        )
     click.echo(f"{out}\n{HEADER}")
     own = Own(out.stem, title or machine.machine["device"], tdp_w, idle_w)
     text = machine.profile_text(own, tell)

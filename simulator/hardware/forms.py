@@ -183,7 +183,8 @@ class DecodeAttentionEfficiency(Launched):
 class ElementwiseEfficiency(Launched):
     """Normalization, rotation, activation, residual: ``t = overhead + bytes/(bandwidth·BW)``.
 
-    Corrections depend on ``moved`` (bytes): what fits a cache takes less than the line says.
+    Corrections depend on ``moved`` (bytes): what fits a cache takes less than the line says, though
+    here never less than memory would.
     """
 
     AXES: ClassVar[tuple[str, ...]] = ("moved",)

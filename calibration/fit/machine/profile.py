@@ -83,6 +83,8 @@ class MachineFit:
         block = {"provenance": self._provenance(fits), **block}
         if "probe_s" in self.machine:
             block["probe_s"] = float(f"{self.machine['probe_s']:.6g}")
+        if not any(row.what == "step" and not row.idle for row in self.rows):
+            return block  # measuring was stopped before; the engine's profile has overheads
         return {**block, "overheads": self._overheads(block, say)}
 
     def _provenance(self, fits: dict[str, Fit]) -> dict[str, Any]:
@@ -103,8 +105,6 @@ class MachineFit:
         engine = load_engine(ENGINE)
         hardware = self._with({ENGINE: block})
         found = steps.steps_of(self.rows, self.models, hardware, engine, self._limits())
-        if not len(found.measured):
-            raise UserError("holds no measured steps", where="measurements")
         host, launches = steps.fit_steps(found, on_host=self.on_host)
         logs = steps.left_out(found, on_host=self.on_host)
         fitted = np.log(found.measured / steps.fitted_seconds(found, host, launches))
@@ -195,7 +195,7 @@ class MachineFit:
             "matmul": _with_bf16(products),
             "grouped_matmul": _with_bf16(experts),
             **{name: _with_bf16(block.get(name) or rest) for name, rest in attention.items()},
-            "elementwise": _slowest(block.get("elementwise_kinds", {})),
+            "elementwise": _middle(block.get("elementwise_kinds", {})),
             "collective": _PRIOR_LINK,
         }
 
@@ -217,7 +217,7 @@ class MachineFit:
             "title": own.title,
             "vendor": about["device"].split()[0],
             "kind": "cpu" if self.on_host else "gpu",
-            "architecture": about.get("instructions") or f"sm_{about['capability']}",
+            "architecture": about.get("instructions") or _architecture(about["capability"]),
             "peak_tflops": peaks,
             "memory": {
                 "capacity_gib": {"value": memory, "source": "here"},
@@ -246,12 +246,16 @@ class MachineFit:
         }  # fmt: skip
 
 
+def _architecture(capability: str) -> str:
+    return f"sm_{capability.replace('.', '')}"
+
+
 def _with_bf16(entries: dict[str, Any]) -> dict[str, Any]:
     """The entry that formats without one fall back to."""
     return entries if "bf16" in entries else {"bf16": next(iter(entries.values())), **entries}
 
 
-def _slowest(kinds: dict[str, Any]) -> dict[str, Any]:
+def _middle(kinds: dict[str, Any]) -> dict[str, Any]:
     """What kinds without an entry take: the middle of those measured by what they reach."""
     if not kinds:
         return {"bandwidth": 0.5, "overhead_us": 10.0}

@@ -135,6 +135,7 @@ def errors(logs: Floats, prompts: np.ndarray) -> dict[str, float]:
 
 def _relative(a: Floats, target: Floats, scale: Floats) -> list[float]:
     """Coefficients, none negative, with the least sum of relative errors, large ones damped."""
+    scale = np.maximum(scale, 1e-9)
     weighted, wanted = a / scale[:, None], target / scale
     start, _ = nnls(weighted, wanted)
     size = np.maximum(start, 1e-9)

@@ -85,7 +85,7 @@ def run_key(
         __version__, _code_digest(), repr(deployment.model), deployment.scenario.model,
         repr(deployment.limits), repr(deployment.precision), repr(resolved.layout),
         repr(deployment.scenario.measurement.seed), repr(checkpoint), repr(turn),
-        repr(calibrated_pace(resolved)),
+        repr(calibrated_pace(resolved, str(machine["device"]))),
         repr([machine.get(key) for key in ("device", "kernels", "torch", "triton", "cuda",
                                          "repeats")]),
     ):  # fmt: skip
@@ -105,10 +105,13 @@ def _code_digest() -> str:
     """Of the programs that plan and compute steps."""
     import calibration.engine
     import calibration.kernels
+    import simulator.cluster.clients
     import simulator.serving
 
     digest = hashlib.sha256()
+    files = [Path(str(simulator.cluster.clients.__file__))]
     for package in (calibration.engine, calibration.kernels, simulator.serving):
-        for file in sorted(Path(str(package.__path__[0])).rglob("*.py")):
-            digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+        files += sorted(Path(str(package.__path__[0])).rglob("*.py"))
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()

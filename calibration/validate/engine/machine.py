@@ -41,10 +41,13 @@ def description(device: torch.device) -> dict[str, Any]:
     }
 
 
-def calibrated_pace(resolved: Resolved) -> float | None:
-    """Time of the clock's probe when the processor predicted for was calibrated, seconds."""
-    engines = resolved.deployment.hardware.efficiency.engines
-    return engines[NAME].probe_s if NAME in engines else None
+def calibrated_pace(resolved: Resolved, device: str) -> float | None:
+    """Time of the clock's probe when the processor predicted for was calibrated, seconds; None if
+    that was not a ``device``, whose pace says nothing about another's."""
+    own = resolved.deployment.hardware.efficiency.engines.get(NAME)
+    if own is None or f" on {device}," not in own.provenance.detail:
+        return None
+    return own.probe_s
 
 
 def check_memory(resolved: Resolved, device: torch.device) -> None:

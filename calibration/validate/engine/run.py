@@ -193,16 +193,16 @@ class _Host:
                 deployment, self._resolved.layout, self._device,
                 base=self._base, checkpoint=self._checkpoint,
             )  # fmt: skip
+            engine.executor.warm_up(deployment.limits.max_num_batched_tokens)
         except torch.OutOfMemoryError:
             raise UserError(
                 "weights and KV cache do not fit into the memory of this device",
                 where="engine.kv_cache_tokens",
                 hint="set it, or engine.memory_fraction, lower",
             ) from None
-        probe_s = calibrated_pace(self._resolved)
+        probe_s = calibrated_pace(self._resolved, description(self._device)["device"])
         if probe_s is not None:
             self._pace = Pace(probe_s)
-        engine.executor.warm_up(deployment.limits.max_num_batched_tokens)
         engine.serve(at_once(requests.first(_REHEARSED)))
         return engine
 

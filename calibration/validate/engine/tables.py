@@ -47,11 +47,15 @@ def facts(outcome: EngineValidation) -> list[tuple[str, str]]:
     ]
 
 
+def _paced(outcome: EngineValidation) -> bool:
+    return calibrated_pace(outcome.resolved, outcome.machine["device"]) is not None
+
+
 def _clock(outcome: EngineValidation) -> str:
     text = {"cuda": "real time"}.get(
         outcome.machine["kind"], "computing time of the one thread that runs everything"
     )
-    if outcome.machine["kind"] == "cpu" and calibrated_pace(outcome.resolved) is not None:
+    if outcome.machine["kind"] == "cpu" and _paced(outcome):
         text += ", at the pace at which it was calibrated"
     if outcome.machine["repeats"] > 1:
         text += f", each step run {outcome.machine['repeats']} times and the median counted"
@@ -67,6 +71,11 @@ def warnings(outcome: EngineValidation) -> list[str]:
         return [
             f"The engine ran on a {'CPU' if outcome.machine['kind'] == 'cpu' else 'GPU'} and the "
             f"prediction is for {hardware.title}: only the plans can be compared."
+        ]
+    if outcome.machine["kind"] == "cpu" and not _paced(outcome):
+        return [
+            f"{hardware.title} was not measured on this {outcome.machine['device']}: `simulate "
+            "calibrate` and `simulate fit --measured` make a profile of it."
         ]
     return []
 
