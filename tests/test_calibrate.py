@@ -376,6 +376,12 @@ def test_calibrate_from_the_command_line(
     assert len(table) > 100
 
 
+def test_facts_of_a_machine_go_with_its_measurements() -> None:
+    answer = CliRunner().invoke(cli, ["fit", "x", "--device", "h100-sxm", "--tdp-w", "3"])
+    assert answer.exit_code == 2
+    assert "belong to --measured DIR" in answer.output
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -145,6 +145,10 @@ def calibrate(
     if device.type == "cpu":
         torch.set_num_threads(1)
         _check_cpu(models)
+    elif torch.cuda.get_device_capability(device) < (8, 9):
+        for model in models:
+            if model.precision.activations == "fp8":
+                raise UserError("this device has no products in fp8", where="--weights fp8")
     machine = describe_machine(device)
     rows, before = _begun(out, machine)
     done = list(before.get(_DONE, ()))

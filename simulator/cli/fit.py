@@ -98,14 +98,17 @@ def fit(
             hint="run it in a clone of the repository with its test requirements installed",
         ) from None
     if measured is not None:
-        if tables is not None or points is not None or served is not None or engine is not None:
-            raise UserError("takes no TABLES, --power, --served or --engine",
+        others = (tables, points, served, engine, operators)
+        if any(other is not None for other in others):
+            raise UserError("takes no TABLES, --power, --served, --engine or --operators",
                             where=f"--measured {measured}")  # fmt: skip
         from simulator.cli.machine import fit_machine
 
         facts = (title, tdp_w, idle_w)
         fit_machine(measured, devices, profiles or fitting.PROFILES, out, facts, write=write)
         return
+    if any(fact is not None for fact in (title, tdp_w, idle_w)):
+        raise UserError("belong to --measured DIR", where="--title, --tdp-w and --idle-w")
     if served is not None:
         if engine is None or devices or tables is not None or points is not None:
             raise UserError(
