@@ -390,7 +390,7 @@ def test_facts_of_a_machine_go_with_its_measurements() -> None:
         (["--model", "llama-3.1-405b"], "its weights take"),
         (["--model", "llama-3.2-1b", "--weights", "fp8"], "processors have no products in fp8"),
         (["--model", "llama-3.2-1b", "--out", "/proc/nowhere"], "cannot be written"),
-        (["--device", "cuda"], "torch sees no CUDA device here"),
+        (["--device", "cuda"], "PyTorch finds no CUDA device here"),
     ],
 )
 def test_what_cannot_be_measured(tmp_path: Path, options: list[str], sentence: str) -> None:

@@ -12,6 +12,21 @@ from typing import Any
 import torch
 
 from simulator import __version__
+from simulator.errors import UserError
+
+
+def choose_device(name: str | None) -> torch.device:
+    """``cpu`` or ``cuda``; by default the better one there is.
+
+    Raises:
+        UserError: there is no CUDA device.
+    """
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UserError(
+            "PyTorch finds no CUDA device here", where="--device cuda", hint="use --device cpu"
+        )
+    return torch.device("cuda" if name == "cuda" or (name is None and there) else "cpu")
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

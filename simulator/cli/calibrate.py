@@ -55,25 +55,22 @@ def calibrate(
     comes: the same command goes on where an interrupted one stopped.
     """
     try:
-        import torch
-
         from calibration.measure import run
+        from calibration.measure.machine import choose_device
     except ImportError as error:
         raise UserError(
             f"measuring needs torch ({error})", hint="pip install 'servecast[calibration]'"
         ) from None
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if chosen == "cuda" and not torch.cuda.is_available():
-        raise UserError("torch sees no CUDA device here", where="--device", hint="use cpu")
-    folder = Path(out) if out is not None else ROOT / f"calibrate-{chosen}"
+    chosen = choose_device(device)
+    folder = Path(out) if out is not None else ROOT / f"calibrate-{chosen.type}"
     wanted = [
         run.named(name, run.formats(kind))
-        for name in models or run.default_models(chosen)
+        for name in models or run.default_models(chosen.type)
         for kind in weights or ("bf16",)
     ]
     try:
         with _Bar() as bar:
-            path, rows = run.calibrate(wanted, torch.device(chosen), folder, bar)
+            path, rows = run.calibrate(wanted, chosen, folder, bar)
     except KeyboardInterrupt:
         click.echo(
             f"Interrupted: finished parts are in {folder}; the same command goes on from there.",

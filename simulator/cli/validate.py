@@ -3,7 +3,6 @@ how far the two lie apart."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -249,7 +248,6 @@ class _Bar:
 
     def __enter__(self) -> Callable[[int, int], None]:
         self._bar: Progress | None = None
-        self._began = time.monotonic()
         return self._update
 
     def __exit__(self, *ended: object) -> None:

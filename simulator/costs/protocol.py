@@ -50,6 +50,20 @@ class StepCost(Protocol):
         ...
 
 
+def step_seconds(
+    cost: StepCost,
+    sequences: int,
+    context: int,
+    local_context: int,
+    chunks: Sequence[Chunk],
+    sampled: int,
+) -> float:
+    """Predicted duration of one step, with or without prompt chunks; see ``StepCost``."""
+    if chunks:
+        return cost.step(sequences, context, local_context, chunks, sampled)
+    return cost.decode(sequences, context, local_context, 0)[0]
+
+
 def local_pairs(new: int, past: int, span: int, *, chunked: bool) -> int:
     """(query, key) pairs of ``new`` tokens after ``past`` ones in a layer with local attention."""
     end = past + new

@@ -183,19 +183,19 @@ def _product_entry(
 
 
 def _keys(weights: str, activations: str, blocks: bool) -> list[str]:
-    computed, stored = _plain(activations), _plain(weights)
-    plain = [computed if computed == stored else f"{computed}-{stored}", computed]
-    in_blocks = [f"block-{key}" for key in plain]
-    return [*in_blocks, *plain, "bf16"] if blocks else [*plain, *in_blocks, "bf16"]
+    computed, stored = plain(activations), plain(weights)
+    whole = [computed if computed == stored else f"{computed}-{stored}", computed]
+    in_blocks = [f"block-{key}" for key in whole]
+    return [*in_blocks, *whole, "bf16"] if blocks else [*whole, *in_blocks, "bf16"]
 
 
 _AttentionForm = TypeVar("_AttentionForm", PrefillAttentionEfficiency, DecodeAttentionEfficiency)
 
 
 def _attention_entry(entries: dict[str, _AttentionForm], kv: str, latent: bool) -> _AttentionForm:
-    keys: tuple[str, ...] = (_plain(kv), "bf16")
+    keys: tuple[str, ...] = (plain(kv), "bf16")
     if latent:
-        keys = (f"latent-{_plain(kv)}", "latent-bf16", *keys)
+        keys = (f"latent-{plain(kv)}", "latent-bf16", *keys)
     return next(entries[key] for key in keys if key in entries)
 
 
@@ -210,6 +210,6 @@ def _check_formats(family: str, entries: Mapping[str, Model]) -> None:
         raise ValueError(f"{family}: '{unknown[0]}' is not a number format")
 
 
-def _plain(dtype: str) -> str:
+def plain(dtype: str) -> str:
     """Both 16-bit types run on the same units at the same rate."""
     return "bf16" if dtype == "fp16" else dtype

@@ -16,6 +16,7 @@ from simulator.costs.attention import DecodeAttention, PrefillAttention
 from simulator.costs.build import OperatorBuilder
 from simulator.costs.operators import Collective, Elementwise, Experts, Matmul, Operator
 from simulator.deployment import ResolvedPrecision
+from simulator.hardware.efficiency import plain
 from simulator.hardware.forms import (
     DecodeAttentionEfficiency,
     ElementwiseEfficiency,
@@ -191,16 +192,12 @@ def _product(each: Measured, op: Matmul, bandwidth: float) -> Sample:
 
 def _product_key(precision: ResolvedPrecision, op: Matmul | Experts) -> str:
     """As profiles call it: the type computed in, and that of the weights where it is narrower."""
-    computed = _plain(precision.activations)
+    computed = plain(precision.activations)
     if op.input_bytes >= 2.0 and computed not in ("fp32", "bf16"):
         computed = "bf16"  # what quantized models leave in 16 bits
     if op.weight_bytes >= op.input_bytes:
         return computed
-    return f"{computed}-{_plain(precision.weights)}"
-
-
-def _plain(dtype: str) -> str:
-    return "bf16" if dtype == "fp16" else dtype
+    return f"{computed}-{plain(precision.weights)}"
 
 
 def _experts(each: Measured, op: Experts, bandwidth: float) -> Sample:
@@ -237,7 +234,7 @@ def _decode(each: Measured, op: DecodeAttention, bandwidth: float) -> Sample:
     start = {"bandwidth": 0.5, "compute": 0.1, "per_unit_us": 0.5, "overhead_us": 10.0}
     units, tokens = (4, 8, 16, 32, 64, 128, 256, 512, 1024), (16, 64, 256, 1024, 4096, 16384)
     return Sample(
-        "decode_attention", _plain(each.precision.kv_cache), DecodeAttentionEfficiency, start,
+        "decode_attention", plain(each.precision.kv_cache), DecodeAttentionEfficiency, start,
         (n * op.kv_heads, n * op.query_bytes, context * op.kv_bytes,
          context * op.flops_per_token, bandwidth, op.peak),
         each.seconds, at,
@@ -263,7 +260,7 @@ def _prefill(each: Measured, op: PrefillAttention, bandwidth: float) -> Sample:
     reach = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
     queries = (64, 256, 1024, 4096, 2**14, 2**16, 2**18)
     return Sample(
-        "prefill_attention", _plain(each.precision.kv_cache), PrefillAttentionEfficiency, start,
+        "prefill_attention", plain(each.precision.kv_cache), PrefillAttentionEfficiency, start,
         (new * op.query_bytes + read * op.kv_bytes, pairs * op.flops_per_pair,
          at["head_dim"], bandwidth, op.peak),
         each.seconds, at,

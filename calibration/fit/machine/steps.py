@@ -14,6 +14,7 @@ from calibration.fit.machine.operators import precision_of
 from calibration.fit.solve import Floats, median_error
 from calibration.measure.rows import Row
 from simulator.costs.model import StepCostModel
+from simulator.costs.protocol import step_seconds
 from simulator.deployment import Limits
 from simulator.engines.profile import EngineProfile, HostOverhead, Launches
 from simulator.hardware.profile import HardwareProfile
@@ -77,9 +78,9 @@ def steps_of(
 
 def predicted(cost: StepCostModel, row: Row) -> float:
     """What the cost model says of a measured step."""
-    if row.chunks:
-        return cost.step(row.decode, row.context, row.local_context, row.prompt_chunks, row.sampled)
-    return cost.decode(row.decode, row.context, row.local_context, 0)[0]
+    return step_seconds(
+        cost, row.decode, row.context, row.local_context, row.prompt_chunks, row.sampled
+    )
 
 
 def fit_steps(steps: Steps, *, on_host: bool) -> tuple[HostOverhead, Launches]:

@@ -17,20 +17,6 @@ STEP_REPEATS = 3
 """How often a CPU runs each step; the median counts, because others on the machine disturb it."""
 
 
-def choose_device(name: str | None) -> torch.device:
-    """``cpu`` or ``cuda``; by default the better one there is.
-
-    Raises:
-        UserError: there is no CUDA device.
-    """
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise UserError(
-            "PyTorch finds no CUDA device here", where="--device cuda", hint="use --device cpu"
-        )
-    return torch.device("cuda" if name == "cuda" or (name is None and there) else "cpu")
-
-
 def description(device: torch.device) -> dict[str, Any]:
     """What a reader needs to judge or to repeat a measurement."""
     on_gpu = device.type == "cuda"

@@ -16,12 +16,12 @@ import torch
 from calibration.engine.build import Engine, build_engine
 from calibration.engine.clock import Pace, ThreadClock
 from calibration.engine.serve import DoneStep
+from calibration.measure.machine import choose_device
 from calibration.validate.engine.kept import KeptRuns, run_key
 from calibration.validate.engine.machine import (
     STEP_REPEATS,
     calibrated_pace,
     check_memory,
-    choose_device,
     description,
 )
 from calibration.validate.engine.metrics import SHARES, Figure, figures_of, spread_of

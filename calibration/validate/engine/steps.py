@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from calibration.engine.serve import DoneStep
-from simulator.costs.protocol import Chunk, StepCost
+from simulator.costs.protocol import Chunk, StepCost, step_seconds
 
 KINDS = ("decode only", "with prompts", "prompts only")
 """All sequences decode; some decode beside prompts; none decodes."""
@@ -50,9 +50,9 @@ class StepErrors:
 
 def predicted_s(step: DoneStep, cost: StepCost) -> float:
     """What the cost model says about the step that ran."""
-    if step.chunks:
-        return cost.step(step.decode, step.context, step.local_context, step.chunks, step.sampled)
-    return cost.decode(step.decode, step.context, step.local_context, 0)[0]
+    return step_seconds(
+        cost, step.decode, step.context, step.local_context, step.chunks, step.sampled
+    )
 
 
 def table_of(steps: Sequence[DoneStep], cost: StepCost | None = None) -> pd.DataFrame:
