@@ -26,7 +26,7 @@ from simulator.cluster import run_cluster  # noqa: E402
 from simulator.resolve import Resolved, resolve  # noqa: E402
 from simulator.results.record import RunRecord  # noqa: E402
 from simulator.scenario import Scenario  # noqa: E402
-from simulator.scenario.serving import LeastOutstandingRouter  # noqa: E402
+from simulator.scenario.routers import LeastOutstandingRouter  # noqa: E402
 from simulator.workload.requests import OPEN_LOOP, Requests  # noqa: E402
 from simulator.workload.requests import ROOT as NO_PARENT  # noqa: E402
 

@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 from simulator.engines.profile import EngineProfile
 from simulator.hardware.profile import HardwareProfile
 from simulator.models.spec import ModelSpec
+from simulator.scenario.policies import Policy
+from simulator.scenario.precision import Dtype
 from simulator.scenario.scenario import Scenario
-from simulator.scenario.serving import Dtype, Policy
 
 
 @dataclass(frozen=True, slots=True)

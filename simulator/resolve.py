@@ -24,8 +24,8 @@ from simulator.hardware.profile import HardwareProfile
 from simulator.models import load_model
 from simulator.models.counting import check_tensor_parallel
 from simulator.models.spec import ModelSpec
+from simulator.scenario.policies import DynamicPolicy, StaticPolicy
 from simulator.scenario.scenario import Scenario
-from simulator.scenario.serving import DynamicPolicy, StaticPolicy
 from simulator.serving.kv_cache import KvLayout
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from simulator.deployment import ResolvedDeployment
 from simulator.results.latency import RequestTimes
 from simulator.results.record import COMPLETED, Accountant, RunRecord
 from simulator.results.window import window_of
-from simulator.scenario.serving import Measurement
+from simulator.scenario.measurement import Measurement
 from simulator.workload.requests import OPEN_LOOP, Floats, Requests
 
 LEVEL = 0.8

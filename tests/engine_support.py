@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from simulator.cluster import run_cluster
 from simulator.costs.protocol import Chunk
 from simulator.deployment import Limits
-from simulator.scenario.serving import ContinuousPolicy, Policy
+from simulator.scenario.policies import ContinuousPolicy, Policy
 from simulator.serving.kv_cache import KvLayout
 from simulator.workload.requests import OPEN_LOOP, ROOT, PrefixStreams, Requests
 

@@ -30,7 +30,7 @@ from simulator.models.spec import (
     Span,
 )
 from simulator.results.record import StepTable
-from simulator.scenario.serving import ContinuousPolicy, Policy
+from simulator.scenario.policies import ContinuousPolicy, Policy
 from simulator.workload.requests import OPEN_LOOP, ROOT, PrefixStreams, Requests
 
 PEAK = 1000e12

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from simulator.scenario.serving import (
-    Policy,
-)
+from simulator.scenario.policies import Policy
 from simulator.serving.kv_cache import KvLayout
 from simulator.serving.policies import make_scheduler
 from simulator.serving.scheduler import Scheduler

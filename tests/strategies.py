@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from simulator.cluster import FrontEndTimes
 from simulator.deployment import Limits
-from simulator.scenario.serving import (
+from simulator.scenario.policies import (
     ContinuousPolicy,
     DynamicPolicy,
     FullReservationPolicy,

@@ -30,7 +30,7 @@ from simulator.errors import UserError  # noqa: E402
 from simulator.hardware import load_hardware  # noqa: E402
 from simulator.hardware.profile import HardwareProfile  # noqa: E402
 from simulator.models import load_model  # noqa: E402
-from simulator.scenario.serving import ContinuousPolicy  # noqa: E402
+from simulator.scenario.policies import ContinuousPolicy  # noqa: E402
 
 DENSE: dict[str, Any] = {
     "model_type": "qwen3", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,

@@ -14,11 +14,7 @@ import pytest
 from simulator.cluster import FrontEndTimes
 from simulator.errors import DoesNotFitError
 from simulator.results.record import COMPLETED, REJECTED, TIMED_OUT, UNFINISHED
-from simulator.scenario.serving import (
-    ContinuousPolicy,
-    PrefillFirstPolicy,
-    StaticPolicy,
-)
+from simulator.scenario.policies import ContinuousPolicy, PrefillFirstPolicy, StaticPolicy
 from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
 from tests.metronome import NAN, run, same
 from tests.rig import requests

@@ -8,11 +8,7 @@ from __future__ import annotations
 import pytest
 
 from simulator.cluster import FrontEndTimes
-from simulator.scenario.serving import (
-    DynamicPolicy,
-    PrefillFirstPolicy,
-    StaticPolicy,
-)
+from simulator.scenario.policies import DynamicPolicy, PrefillFirstPolicy, StaticPolicy
 from tests.metronome import Metronome, run, same
 from tests.rig import requests
 

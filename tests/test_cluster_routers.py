@@ -12,7 +12,7 @@ import pytest
 from simulator.cluster import FrontEndTimes, run_cluster
 from simulator.cluster.routers import ROUTERS, Fleet, Route
 from simulator.results.record import RunRecord
-from simulator.scenario.serving import (
+from simulator.scenario.routers import (
     LeastOutstandingRouter,
     PowerOfTwoRouter,
     PrefixAwareRouter,

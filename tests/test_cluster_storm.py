@@ -11,19 +11,21 @@ import pytest
 
 from simulator.cluster import FrontEndTimes, run_cluster
 from simulator.results.record import OUTCOMES
-from simulator.scenario.serving import (
+from simulator.scenario.policies import (
     ContinuousPolicy,
     DynamicPolicy,
     FullReservationPolicy,
-    LeastOutstandingRouter,
     Policy,
-    PowerOfTwoRouter,
     PrefillFirstPolicy,
+    StaticPolicy,
+)
+from simulator.scenario.routers import (
+    LeastOutstandingRouter,
+    PowerOfTwoRouter,
     PrefixAwareRouter,
     RandomRouter,
     RoundRobinRouter,
     Router,
-    StaticPolicy,
 )
 from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
 from tests.rig import MODELS, cost_model, engine, limits, requests

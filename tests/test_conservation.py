@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 
 from simulator.cluster import FrontEndTimes, run_cluster
 from simulator.results.record import COMPLETED, REJECTED, TIMED_OUT, RunRecord
-from simulator.scenario.serving import (
-    ContinuousPolicy,
+from simulator.scenario.policies import ContinuousPolicy, StaticPolicy
+from simulator.scenario.routers import (
     LeastOutstandingRouter,
     PowerOfTwoRouter,
     PrefixAwareRouter,
     RandomRouter,
     RoundRobinRouter,
     Router,
-    StaticPolicy,
 )
 from tests.agreement import gaps_of, run_fast
 from tests.dyadic import TICK_S, DyadicCost

@@ -14,7 +14,7 @@ from simulator.engines.profile import EngineProfile
 from simulator.models.counting import active_parameters, embedding_parameters
 from simulator.models.spec import ModelSpec
 from simulator.results.record import RunRecord, StepTable
-from simulator.scenario.serving import PrefillFirstPolicy, StaticPolicy
+from simulator.scenario.policies import PrefillFirstPolicy, StaticPolicy
 from simulator.workload.requests import Requests
 from tests.rig import (
     BANDWIDTH,

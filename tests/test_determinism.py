@@ -14,7 +14,7 @@ import pytest
 
 from simulator.cluster import run_cluster
 from simulator.results.record import RunRecord
-from simulator.scenario.serving import PowerOfTwoRouter, PrefixAwareRouter, RandomRouter, Router
+from simulator.scenario.routers import PowerOfTwoRouter, PrefixAwareRouter, RandomRouter, Router
 from tests.strategies import CONTINUOUS, random_case
 
 ROUTERS: dict[str, Router] = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from simulator.cluster.clients import Dependents, Sequences
 from simulator.deployment import Limits
-from simulator.scenario.serving import ContinuousPolicy, FullReservationPolicy, PrefillFirstPolicy
+from simulator.scenario.policies import ContinuousPolicy, FullReservationPolicy, PrefillFirstPolicy
 from simulator.serving.inflight import InFlightScheduler
 from simulator.serving.kv_cache import KvCache, KvLayout
 from simulator.serving.policies import POLICIES

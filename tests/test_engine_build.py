@@ -13,7 +13,7 @@ import pytest
 from simulator.errors import DoesNotFitError, UserError
 from simulator.resolve import resolve
 from simulator.scenario.load import load_scenario
-from simulator.scenario.serving import (
+from simulator.scenario.policies import (
     ContinuousPolicy,
     DynamicPolicy,
     FullReservationPolicy,

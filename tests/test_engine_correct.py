@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from simulator.scenario.serving import ContinuousPolicy, FullReservationPolicy, PrefillFirstPolicy
+from simulator.scenario.policies import ContinuousPolicy, FullReservationPolicy, PrefillFirstPolicy
 from simulator.workload.requests import Requests
 
 from tests.engine_support import (  # isort: skip

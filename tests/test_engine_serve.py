@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.scenario.serving import ContinuousPolicy, FullReservationPolicy, PrefillFirstPolicy
+from simulator.scenario.policies import ContinuousPolicy, FullReservationPolicy, PrefillFirstPolicy
 from simulator.workload.requests import Requests
 from tests.strategies import examples
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.scenario.serving import (
+from simulator.scenario.policies import (
     ContinuousPolicy,
     FullReservationPolicy,
     Policy,

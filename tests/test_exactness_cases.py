@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulator.scenario.serving import (
+from simulator.scenario.policies import (
     ContinuousPolicy,
     DynamicPolicy,
     FullReservationPolicy,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from simulator.cluster import FrontEndTimes
 from simulator.costs.protocol import Chunk
 from simulator.results.record import COMPLETED, TIMED_OUT
-from simulator.scenario.serving import (
+from simulator.scenario.policies import (
     ContinuousPolicy,
     DynamicPolicy,
     FullReservationPolicy,

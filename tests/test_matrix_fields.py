@@ -16,8 +16,8 @@ from simulator.engines import load_engine
 from simulator.engines.profile import FrontEnd, HostOverhead, Launches
 from simulator.errors import DoesNotFitError
 from simulator.hardware import load_hardware
+from simulator.scenario.routers import PrefixAwareRouter
 from simulator.scenario.scenario import Scenario
-from simulator.scenario.serving import PrefixAwareRouter
 from simulator.simulation import simulate
 
 Fields = dict[str, Any]

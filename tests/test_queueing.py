@@ -15,7 +15,7 @@ import pytest
 
 from simulator.cluster import run_cluster
 from simulator.results.record import RunRecord
-from simulator.scenario.serving import ContinuousPolicy
+from simulator.scenario.policies import ContinuousPolicy
 from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
 from tests.dyadic import TICK_S, DyadicCost
 from tests.strategies import make_limits

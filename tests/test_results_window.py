@@ -11,7 +11,7 @@ from simulator.results.record import Gaps
 from simulator.results.stretches import cut_at
 from simulator.results.totals import totals
 from simulator.results.window import Window, window_of
-from simulator.scenario.serving import Measurement
+from simulator.scenario.measurement import Measurement
 from tests.results_support import FakeAccountant, evenly_sent, result, step_table, two_requests
 
 

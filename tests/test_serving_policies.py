@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulator.scenario.serving import (
+from simulator.scenario.policies import (
     ContinuousPolicy,
     DynamicPolicy,
     FullReservationPolicy,

@@ -9,7 +9,7 @@ from calibration.fit.solve import Axes, Floats, Sample
 from calibration.fit.tables import Tables, columns, groups, measured
 from simulator.hardware.forms import MatmulEfficiency
 from simulator.models.counting import element_bytes
-from simulator.scenario.serving import Dtype
+from simulator.scenario.precision import Dtype
 
 if TYPE_CHECKING:
     import pandas as pd

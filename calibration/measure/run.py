@@ -23,7 +23,7 @@ from calibration.measure.stage import stage
 from simulator.deployment import ResolvedPrecision
 from simulator.errors import UserError
 from simulator.models import load_decoder
-from simulator.scenario.serving import Dtype
+from simulator.scenario.precision import Dtype
 from simulator.scenario.shipped import examples_folder
 
 Progress = Callable[[str, int, int], None]

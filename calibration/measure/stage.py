@@ -13,7 +13,7 @@ from calibration.engine.step import FROM_LAST_STEP, Ints, PackedStep
 from calibration.measure.rows import Row, chunks_text
 from simulator.costs.protocol import Chunk
 from simulator.deployment import Limits
-from simulator.scenario.serving import ContinuousPolicy
+from simulator.scenario.policies import ContinuousPolicy
 from simulator.serving.kv_cache import KvLayout
 
 

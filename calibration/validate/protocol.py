@@ -15,7 +15,7 @@ from simulator import Scenario
 from simulator.engines.profile import release_number
 from simulator.errors import UserError
 from simulator.scenario.base import Model
-from simulator.scenario.serving import Policy
+from simulator.scenario.policies import Policy
 from simulator.yamlio import read_model
 
 FILE = Path(__file__).parent.parent / "datasets" / "protocols.yaml"

@@ -106,13 +106,13 @@ def _kinds(annotation: Any) -> Rows:
 
 
 def _policies() -> Rows:
-    from simulator.scenario.serving import Policy
+    from simulator.scenario.policies import Policy
 
     return _kinds(Policy)
 
 
 def _routers() -> Rows:
-    from simulator.scenario.serving import Router
+    from simulator.scenario.routers import Router
 
     return _kinds(Router)
 

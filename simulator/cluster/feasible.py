@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from simulator.deployment import Limits
 from simulator.errors import DoesNotFitError
-from simulator.scenario.serving import FullReservationPolicy
+from simulator.scenario.policies import FullReservationPolicy
 from simulator.serving.kv_cache import KvLayout
 from simulator.workload.requests import Requests
 

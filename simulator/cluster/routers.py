@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from simulator.cluster.replica import Replica
-from simulator.scenario.serving import PrefixAwareRouter, Router
+from simulator.scenario.routers import PrefixAwareRouter, Router
 from simulator.serving.sequence import Sequence
 
 

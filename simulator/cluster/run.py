@@ -21,7 +21,8 @@ from simulator.cluster.wake import LAST, NORMAL, Wake
 from simulator.costs.protocol import StepCost
 from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
 from simulator.results.record import REJECTED, TIMED_OUT, RunRecord
-from simulator.scenario.serving import DynamicPolicy, RoundRobinRouter, Router
+from simulator.scenario.policies import DynamicPolicy
+from simulator.scenario.routers import RoundRobinRouter, Router
 from simulator.serving.kv_cache import KvLayout
 from simulator.serving.policies import make_scheduler
 from simulator.serving.sequence import Sequence

@@ -11,7 +11,7 @@ from simulator.errors import UserError
 from simulator.hardware.profile import HardwareProfile
 from simulator.models.counting import attention_dtype, element_bytes, kv_elements
 from simulator.models.spec import GroupedAttention, LatentAttention, LayerGroup, ModelSpec, MoeMlp
-from simulator.scenario.serving import Dtype
+from simulator.scenario.precision import Dtype
 
 _KINDS = {
     "qk_norm": ("qk_norm", "norm"),

@@ -17,7 +17,7 @@ from simulator.scenario.base import (
     PositiveFraction,
     Tokens,
 )
-from simulator.scenario.serving import Policy
+from simulator.scenario.policies import Policy
 
 
 def _release(text: str) -> str:

@@ -14,7 +14,7 @@ from simulator.errors import UserError
 from simulator.models.spec import Attention, GroupedAttention, Mlp, ModelSpec
 
 if TYPE_CHECKING:
-    from simulator.scenario.serving import Dtype
+    from simulator.scenario.precision import Dtype
 
 _PLAIN_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0}
 _WIDE = ("fp32", "bf16", "fp16")

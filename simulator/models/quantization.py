@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from simulator.models.config import Config
 
 if TYPE_CHECKING:
-    from simulator.scenario.serving import Dtype
+    from simulator.scenario.precision import Dtype
 
 _TORCH: dict[str, Dtype] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _NUMBERS: dict[tuple[str, int], Dtype] = {

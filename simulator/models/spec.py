@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # pydantic is not needed to describe a model
-    from simulator.scenario.serving import Dtype
+    from simulator.scenario.precision import Dtype
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.results.record import COMPLETED, RunRecord
-from simulator.scenario.serving import Measurement
+from simulator.scenario.measurement import Measurement
 from simulator.workload.requests import Ints
 
 LEAST_SHARE = 0.1

@@ -7,16 +7,13 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from simulator.scenario.base import Model
-from simulator.scenario.serving import (
-    Cost,
-    Deployment,
-    Energy,
-    EngineChoice,
-    Hardware,
-    Measurement,
-    Parallelism,
-    Precision,
-)
+from simulator.scenario.deployment import Deployment
+from simulator.scenario.economy import Cost, Energy
+from simulator.scenario.engine import EngineChoice
+from simulator.scenario.hardware import Hardware
+from simulator.scenario.measurement import Measurement
+from simulator.scenario.parallelism import Parallelism
+from simulator.scenario.precision import Precision
 from simulator.scenario.workload import Slo, Workload
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from simulator.deployment import Limits
-from simulator.scenario.serving import (
+from simulator.scenario.policies import (
     DynamicPolicy,
     FullReservationPolicy,
     PrefillFirstPolicy,

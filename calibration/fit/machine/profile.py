@@ -20,7 +20,7 @@ from simulator.deployment import Limits
 from simulator.engines import load_engine
 from simulator.errors import UserError
 from simulator.hardware.profile import HardwareProfile
-from simulator.scenario.serving import ContinuousPolicy
+from simulator.scenario.policies import ContinuousPolicy
 from simulator.yamlio import dump_yaml
 
 _PRIOR_LINK = {"bandwidth": 0.5, "latency_us": 30.0, "per_peer_us": 1.0}
