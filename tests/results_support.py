@@ -76,7 +76,7 @@ def deployment(**changes: Any) -> ResolvedDeployment:
 
 def step_table(*rows: dict[str, Any]) -> StepTable:
     """Columns that a row leaves out are 0 (steps: 1)."""
-    floats = ("start_s", "first_s", "slope_s", "context", "local_context", "local_growth",
+    floats = ("start_s", "first_s", "slope_s", "stall_s", "context", "local_context", "local_growth",
               "prefill_pairs", "local_pairs", "prefill_context", "kv_tokens")  # fmt: skip
     columns = {}
     for f in fields(StepTable):

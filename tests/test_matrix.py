@@ -30,7 +30,7 @@ from simulator.models.counting import (
 from simulator.models.spec import ModelSpec
 from simulator.resolve import Resolved, resolve
 from simulator.results.record import COMPLETED, REJECTED, RunRecord
-from simulator.scenario import serving
+from simulator.scenario import policies, routers
 from simulator.scenario import workload as traffic
 from simulator.scenario.scenario import Scenario
 from simulator.simulation import simulate
@@ -246,8 +246,8 @@ def test_the_lists_here_are_complete() -> None:
     assert kinds(traffic.Length) == set(LENGTHS)
     assert kinds(traffic.Lengths) == {"independent", "from_trace"}
     assert kinds(traffic.Workload) == {"synthetic", "trace", "sessions", "mix"}
-    assert kinds(serving.Policy) == {p.get("kind", name) for name, p in POLICIES.items()}
-    assert kinds(serving.Router) == set(ROUTERS)
+    assert kinds(policies.Policy) == {p.get("kind", name) for name, p in POLICIES.items()}
+    assert kinds(routers.Router) == set(ROUTERS)
 
 
 def lengths_of(kind: str) -> dict[str, Any]:

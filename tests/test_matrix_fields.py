@@ -4,6 +4,7 @@ hardware profile changes what comes out of some run."""
 from __future__ import annotations
 
 import copy
+import importlib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,10 @@ CHANGES: list[tuple[str, Any, Fields]] = [
     ("deployment.router", {"kind": "prefix_aware", "max_imbalance": 0}, WARM),
     ("deployment.router", {"kind": "prefix_aware", "max_imbalance": 32, "min_match": 1.0}, WARM),
 ]  # fmt: skip
+
+for _module in sorted(Path(__file__).parent.glob("fields_*.py")):
+    # Each part of the product lists its own settings: path, another value, what else is set.
+    CHANGES += importlib.import_module(_module.stem).CHANGES
 
 
 @pytest.mark.parametrize(

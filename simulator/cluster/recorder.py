@@ -17,6 +17,7 @@ _FLOAT_COLUMNS = frozenset(
         "start_s",
         "first_s",
         "slope_s",
+        "stall_s",
         "context",
         "local_context",
         "local_growth",

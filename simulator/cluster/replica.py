@@ -73,6 +73,7 @@ class Replica:
         self._start = 0.0
         self._first = 0.0
         self._slope = 0.0
+        self._stall = 0.0
         self._steps = 1
         self._work = (0, 0, 0, 0)
         self._expired: list[tuple[Sequence, float]] = []
@@ -263,7 +264,7 @@ class Replica:
             self._paused.clear()
         rows = recorder.rows
         rows += pack_row(
-            self.number, self._start, steps, self._first, self._slope,
+            self.number, self._start, steps, self._first, self._slope, self._stall,
             decode, plan.context, plan.local_context, plan.local_growth,
             len(plan.chunks), tokens, plan.wasted, pairs, local, read,
             plan.decode + plan.ending, first_tokens, gap_tokens, plan.running, waiting,

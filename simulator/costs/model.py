@@ -257,7 +257,7 @@ class StepCostModel:
         operator_s: dict[str, Floats] = {}
         resource_s = {
             name: np.zeros(len(steps))
-            for name in ("compute", "memory", "network", "latency", "host")
+            for name in ("compute", "memory", "network", "latency", "host", "stall")
         }
         flops = np.zeros(len(steps))
         model_flops = np.zeros(len(steps))
@@ -278,9 +278,9 @@ class StepCostModel:
             moved += demand.moved * k
             link += demand.link * k
         device_s = np.sum(list(operator_s.values()), axis=0) if operator_s else np.zeros(len(k))
-        host = np.maximum(duration - device_s, 0.0)
-        operator_s["host"] = host
-        resource_s["host"] = host
+        host = np.maximum(duration - steps.stall_s - device_s, 0.0)
+        for name, waited in (("host", host), ("stall", steps.stall_s)):
+            operator_s[name] = resource_s[name] = waited
         busy = np.maximum(duration, 1e-30)
         load = {
             "compute": flops * self.devices / (busy * self.peak_flops),

@@ -28,6 +28,8 @@ class StepTable:
         start_s: start of the first step.
         steps: how many.
         first_s, slope_s: duration of the first step, growth from step to step; seconds.
+        stall_s: seconds of the row in which its devices wait for something that is moved or for
+            other devices, part of its duration; rows with any stand for one step.
         decode: sequences that decode (one token each in every step).
         context: tokens those sequences attend to in the first step, summed over them (each
             sequence's own new token included); grows by ``decode`` a step.
@@ -55,6 +57,7 @@ class StepTable:
     steps: Ints
     first_s: Floats
     slope_s: Floats
+    stall_s: Floats
     decode: Ints
     context: Floats
     local_context: Floats
@@ -149,7 +152,7 @@ class StepWork:
         link_bytes: bytes each device sends over the link.
         energy_j: energy of all the replica's devices while the row runs.
         operator_s: seconds by operator (``qkv_proj``, ``decode_attention``, ``host`` …).
-        resource_s: seconds by binding resource: compute, memory, network, host, latency.
+        resource_s: seconds by binding resource: compute, memory, network, host, latency, stall.
         load: what power depends on, by coefficient of the power curve, each from 0 to 1.
     """
 

@@ -19,6 +19,7 @@ RESOURCES = {
     "memory": "bound by memory bandwidth",
     "network": "bound by the link between devices",
     "host": "bound by the host",
+    "stall": "bound by waiting for transfers or for other devices",
     "latency": "bound by kernel launches and latencies",
 }
 """What to say when a resource binds most of the time."""
