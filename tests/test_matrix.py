@@ -32,6 +32,7 @@ from simulator.resolve import Resolved, resolve
 from simulator.results.record import COMPLETED, REJECTED, RunRecord
 from simulator.scenario import policies, routers
 from simulator.scenario import workload as traffic
+from simulator.scenario.precision import Dtype
 from simulator.scenario.scenario import Scenario
 from simulator.simulation import simulate
 from simulator.workload import build_requests
@@ -102,7 +103,7 @@ def check_that_nothing_fits(model: str, hardware: str) -> None:
     assert isinstance(attempt(model, hardware, most), DoesNotFitError)
 
 
-def least_bytes(spec: ModelSpec, weights: serving.Dtype, tp: int) -> float:
+def least_bytes(spec: ModelSpec, weights: Dtype, tp: int) -> float:
     """Bytes of weights that a step has to read on one device, however few its tokens."""
     group = spec.quantization_group if weights == spec.native_dtype else None
     width = {
@@ -183,7 +184,7 @@ def test_every_engine_serves_every_kind_of_model(engine: str, model: str) -> Non
 @pytest.mark.parametrize("hardware", hardware_names())
 def test_every_number_format_a_device_has(hardware: str) -> None:
     """Weights in each format, products in the format or in 16 bits, and each kind of cache."""
-    formats = get_args(serving.Dtype)
+    formats = get_args(Dtype)
     ran, refused = set(), []
     for weights, activations, cached in product(formats, (None, *formats), ("bf16", "fp8")):
         precision = {"weights": weights, "activations": activations, "kv_cache": cached}
