@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from simulator.errors import UserError
-from simulator.models.spec import Attention, GroupedAttention, Mlp, ModelSpec
+from simulator.models.spec import Attention, GroupedAttention, LayerGroup, Mlp, ModelSpec
 
 if TYPE_CHECKING:
     from simulator.scenario.precision import Dtype
@@ -80,11 +80,27 @@ def tensors(spec: ModelSpec) -> Iterator[Tensor]:
         yield matrix._replace(name="lm_head")
     yield Tensor("final_norm", hidden, 1, 1, 1, "other")
     for group in spec.groups:
-        yield Tensor("norms", hidden * group.norms, group.count, group.count, 1, "other")
-        for tensor in (*_attention(group.attention, hidden), *_mlp(group.mlp, hidden)):
-            yield tensor._replace(
-                copies=tensor.copies * group.count, used=tensor.used * group.count
-            )
+        yield from layer_tensors(group, hidden)
+
+
+def mtp_tensors(spec: ModelSpec) -> Iterator[Tensor]:
+    """Weights of the modules that predict further tokens (`ModelSpec.mtp`), without embedding and
+    LM head, which are the model's; nothing if there are none."""
+    if spec.mtp is None:
+        return
+    hidden, modules = spec.hidden, spec.mtp.layers
+    # Of hidden state, of the embedding, and before the LM head.
+    yield Tensor("mtp.norms", 3 * hidden, modules, modules, 1, "other")
+    yield Tensor("mtp.projection", 2 * hidden * hidden, modules, modules, 1, "other")
+    for tensor in layer_tensors(spec.mtp.group, hidden):
+        yield tensor._replace(name=f"mtp.{tensor.name}")
+
+
+def layer_tensors(group: LayerGroup, hidden: int) -> Iterator[Tensor]:
+    """Weights of all layers of a group."""
+    yield Tensor("norms", hidden * group.norms, group.count, group.count, 1, "other")
+    for tensor in (*_attention(group.attention, hidden), *_mlp(group.mlp, hidden)):
+        yield tensor._replace(copies=tensor.copies * group.count, used=tensor.used * group.count)
 
 
 def parameters(spec: ModelSpec) -> int:
@@ -99,6 +115,11 @@ def active_parameters(spec: ModelSpec) -> int:
     figure of those who do not (gpt-oss).
     """
     return sum(tensor.parameters * tensor.used for tensor in tensors(spec))
+
+
+def mtp_parameters(spec: ModelSpec) -> int:
+    """Parameters of the modules that predict further tokens, without embedding and LM head."""
+    return sum(tensor.parameters * tensor.copies for tensor in mtp_tensors(spec))
 
 
 def embedding_parameters(spec: ModelSpec) -> int:

@@ -14,7 +14,7 @@ from simulator.models.architectures import ARCHITECTURES, Architecture, llama
 from simulator.models.config import Config
 from simulator.models.layers import Layer
 from simulator.models.quantization import weight_format
-from simulator.models.spec import LayerGroup, ModelSpec
+from simulator.models.spec import LayerGroup, ModelSpec, MtpHead
 
 _LLAMA_KEYS = (
     "hidden_size",
@@ -133,6 +133,7 @@ def parse_decoder(values: Mapping[str, Any], name: str, origin: str, text: str =
         quantization_group=weights.group,
         source="; ".join((str(values.get("_source", origin)), *notes)),
         parameters_published=values.get("_parameters_published"),
+        mtp=_mtp(config, layers),
     )
     return Decoder(spec, tuple(layers), config, kind)
 
@@ -164,6 +165,12 @@ def _merge(layers: list[Layer]) -> tuple[LayerGroup, ...]:
         LayerGroup(number, layer.attention, layer.span, layer.mlp, layer.norms)
         for layer, number in counts.items()
     )
+
+
+def _mtp(config: Config, layers: list[Layer]) -> MtpHead | None:
+    """Heads for further tokens, whose decoder layers are as the model's last one."""
+    number = config.integer("num_nextn_predict_layers", 0, least=0)
+    return MtpHead(number, _merge([layers[-1]] * number)[0]) if number else None
 
 
 def _llama_like(config: Config, kind: str) -> Architecture:

@@ -119,6 +119,20 @@ class LayerGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class MtpHead:
+    """Modules that predict tokens beyond the next one (DeepSeek-V3, arXiv:2412.19437, section 2.2).
+
+    Each of ``layers`` modules norms the last hidden state and the embedding of the token it led
+    to, brings both through one projection of 2·hidden → hidden, runs one decoder layer as in
+    ``group`` (whose count is ``layers``), and norms the result for the LM head. Embedding and LM
+    head are the model's own.
+    """
+
+    layers: int
+    group: LayerGroup
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One decoder-only language model.
 
@@ -136,6 +150,8 @@ class ModelSpec:
             bits, a block in fp8); None for the usual: the format's group, a tensor or channel.
         source: where the figures come from.
         parameters_published: the count the publisher states, if any (tests compare).
+        mtp: modules that predict further tokens, which a server may leave out; they count neither
+            as parameters nor as weights here (simulator.models.counting has both apart).
     """
 
     name: str
@@ -149,6 +165,7 @@ class ModelSpec:
     quantization_group: int | None = None
     source: str = ""
     parameters_published: float | None = None
+    mtp: MtpHead | None = None
 
     @property
     def layers(self) -> int:
