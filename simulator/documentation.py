@@ -1,6 +1,7 @@
 """The parts of the documentation that are written by the code they describe: ``make docs``.
 
 - ``docs/scenario.md``, from the scenario's models;
+- ``docs/features.md``, from the rows of ``simulator/features``;
 - the table of figures in ``docs/results.md``, from their definitions;
 - what follows a command in the ``console`` blocks of ``README.md`` and ``docs/*.md``, from running
   the command.
@@ -15,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from simulator.features.page import features_page
 from simulator.results.definitions import DEFINITIONS, WINDOW
 from simulator.scenario.reference import reference
 
@@ -31,6 +33,7 @@ def pages(root: Path) -> dict[Path, str]:
     texts = {page: page.read_text(encoding="utf-8") for page in docs.glob("*.md")}
     texts[root / "README.md"] = (root / "README.md").read_text(encoding="utf-8")
     texts[docs / "scenario.md"] = reference()
+    texts[docs / "features.md"] = features_page()
     texts[docs / "results.md"] = _with_figures(texts[docs / "results.md"])
     return {page: _with_output(text, root) for page, text in texts.items()}
 

@@ -31,7 +31,17 @@ def refusal(*args: str) -> str:
 def test_help_names_every_command() -> None:
     result = simulate("--help")
     assert result.exit_code == 0
-    for command in ("run", "check", "schema", "init", "trace", "list", "compare", "version"):
+    for command in (
+        "run",
+        "check",
+        "schema",
+        "init",
+        "trace",
+        "list",
+        "compare",
+        "features",
+        "version",
+    ):
         assert f"\n  {command} " in result.stdout
         assert simulate(command, "--help").exit_code == 0
 

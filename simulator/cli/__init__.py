@@ -8,6 +8,7 @@ from simulator import __version__
 from simulator.cli.calibrate import calibrate
 from simulator.cli.compare import compare
 from simulator.cli.describe import list_names
+from simulator.cli.features import features
 from simulator.cli.fit import fit
 from simulator.cli.run import run
 from simulator.cli.safely import SafeGroup
@@ -37,7 +38,9 @@ def version() -> None:
     click.echo(__version__)
 
 
-for command in (run, check, init, schema, trace, list_names, compare, calibrate, fit, validate):
+for command in (
+    run, check, init, schema, trace, list_names, features, compare, calibrate, fit, validate,
+):  # fmt: skip
     cli.add_command(command)
 
 

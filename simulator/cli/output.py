@@ -62,8 +62,10 @@ def echo_table(
     *,
     numbers: set[str] | None = None,
     header: bool = True,
+    wrap_first: bool = False,
 ) -> None:
-    """A plain table; the columns in ``numbers`` are set to the right."""
+    """A plain table; the columns in ``numbers`` are set to the right, and the first one keeps its
+    lines whole unless ``wrap_first``."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -77,7 +79,7 @@ def echo_table(
     )
     for position, column in enumerate(columns):
         right = column in (numbers or set())
-        keep = right or position == 0
+        keep = right or (position == 0 and not wrap_first)
         table.add_column(
             column, justify="right" if right else "left", no_wrap=keep, overflow="fold"
         )
