@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from simulator.engines.profile import EngineProfile
 from simulator.hardware.profile import HardwareProfile
+from simulator.models.layout import Layout
 from simulator.models.spec import ModelSpec
 from simulator.scenario.policies import Policy
 from simulator.scenario.precision import Dtype
@@ -83,6 +84,7 @@ class ResolvedDeployment:
     engine: EngineProfile
     precision: ResolvedPrecision
     limits: Limits
+    layout: Layout
     memory: MemoryBudget
     usd_per_device_hour: float | None
     price_note: str
@@ -90,7 +92,7 @@ class ResolvedDeployment:
     @property
     def devices_per_replica(self) -> int:
         """Devices that one replica occupies."""
-        return self.scenario.parallelism.tp
+        return self.layout.devices
 
     @property
     def devices(self) -> int:

@@ -23,6 +23,7 @@ from simulator.hardware import load_hardware
 from simulator.hardware.profile import HardwareProfile
 from simulator.models import load_model
 from simulator.models.counting import check_tensor_parallel
+from simulator.models.layout import Layout
 from simulator.models.spec import ModelSpec
 from simulator.scenario.policies import DynamicPolicy, StaticPolicy
 from simulator.scenario.scenario import Scenario
@@ -81,10 +82,10 @@ def resolve(
     if own is not None and own.overheads is not None:
         engine = engine.model_copy(update={"overheads": (own.overheads,)})
     limits = _limits(scenario, spec, hardware, engine)
-    tp = scenario.parallelism.tp
-    cost = StepCostModel(spec, hardware, engine, precision, tp, limits)
-    memory, layout = memory_budget(
-        spec, engine, precision, limits, tp,
+    layout = Layout(tp=scenario.parallelism.tp)
+    cost = StepCostModel(spec, hardware, engine, precision, layout, limits)
+    memory, pages = memory_budget(
+        spec, engine, precision, limits, layout,
         device_gib=device_gib,
         fraction=scenario.engine.memory_fraction or engine.memory.fraction,
         kv_cache_tokens=scenario.engine.kv_cache_tokens,
@@ -93,10 +94,10 @@ def resolve(
     )  # fmt: skip
     usd, note = _price(scenario, hardware)
     deployment = ResolvedDeployment(
-        scenario, spec, hardware, engine, precision, limits, memory, usd, note
+        scenario, spec, hardware, engine, precision, limits, layout, memory, usd, note
     )
     front_end = _front_end(engine, random_prompts=scenario.engine.random_prompts)
-    return Resolved(deployment, cost, layout, front_end)
+    return Resolved(deployment, cost, pages, front_end)
 
 
 def _front_end(engine: EngineProfile, *, random_prompts: bool) -> FrontEndTimes:

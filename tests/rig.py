@@ -20,6 +20,7 @@ from simulator.engines.profile import (
     Overheads,
 )
 from simulator.hardware.profile import HardwareProfile
+from simulator.models.layout import Layout
 from simulator.models.spec import (
     DenseMlp,
     GroupedAttention,
@@ -245,7 +246,7 @@ def cost_model(
         hardware or device(),
         profile or engine(),
         numbers or precision(),
-        tp,
+        Layout(tp),
         limit or limits(async_scheduling=True),
     )
 

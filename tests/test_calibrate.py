@@ -30,6 +30,7 @@ from simulator.errors import UserError  # noqa: E402
 from simulator.hardware import load_hardware  # noqa: E402
 from simulator.hardware.profile import HardwareProfile  # noqa: E402
 from simulator.models import load_model  # noqa: E402
+from simulator.models.layout import ALONE  # noqa: E402
 from simulator.scenario.policies import ContinuousPolicy  # noqa: E402
 
 DENSE: dict[str, Any] = {
@@ -214,7 +215,7 @@ def made_up(folder: Path, hardware: HardwareProfile, *, kind: str = "cpu") -> No
     bare = engine.overheads[-1].model_copy(update={"host": HOST, "launches": Launches(kernel_us=0)})
     engine = engine.model_copy(update={"overheads": (bare,)})
     limits = Limits(ContinuousPolicy(), 64, 1024, 2048, 16, True, False, False)
-    cost = StepCostModel(spec, hardware, engine, precision, 1, limits)
+    cost = StepCostModel(spec, hardware, engine, precision, ALONE, limits)
     labels = {"model": "big", "weights": "bf16", "activations": "bf16", "kv_cache": "bf16"}
     rows = [
         Row("ceiling", "copy", 1.0, 3, amount=hardware.bandwidth_bytes_per_s),

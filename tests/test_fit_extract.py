@@ -21,6 +21,7 @@ from simulator.costs.stretches import DecodeTable
 from simulator.errors import UserError
 from simulator.hardware import load_hardware
 from simulator.models import load_model
+from simulator.models.layout import Layout
 from tests.rig import decode_shape, precision, prompt_shape
 
 EXTRACT = Path(__file__).parent / "kernel_tables"
@@ -105,7 +106,11 @@ def _operators(
 ) -> list[Operator]:
     kv = "fp8" if numbers == "fp8" else "bf16"
     return OperatorBuilder(
-        load_model(model), load_hardware(device), engine, precision(numbers, numbers, kv=kv), tp
+        load_model(model),
+        load_hardware(device),
+        engine,
+        precision(numbers, numbers, kv=kv),
+        Layout(tp),
     ).build()
 
 

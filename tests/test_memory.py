@@ -17,6 +17,7 @@ from simulator.models.counting import (
     weight_bytes,
     weight_bytes_per_rank,
 )
+from simulator.models.layout import ALONE, Layout
 from simulator.models.spec import ModelSpec
 from simulator.serving.kv_cache import KvLayout
 from tests.rig import ALL_WINDOW, DENSE, LATENT, MODELS, MOE, WINDOW, engine, limits, precision
@@ -41,7 +42,7 @@ def budget(
         profile or engine(),
         numbers or precision(),
         limits(block_size=block_size, budget=step_tokens, seqs=seqs),
-        tp,
+        Layout(tp),
         device_gib=device_gib,
         fraction=fraction,
         kv_cache_tokens=tokens,
@@ -58,11 +59,11 @@ BLOCK = 16 * 32 * 2 * 8 * 128 * 2
 
 
 def test_activations_by_hand() -> None:
-    assert activation_bytes(DENSE, limits(), 1) / GIB == pytest.approx(ACTIVATIONS)
+    assert activation_bytes(DENSE, limits(), ALONE) / GIB == pytest.approx(ACTIVATIONS)
     split = (2048 * (3 * 4096 + 3 * 14_336 / 4) * 2 + 64 * 32_000 * 4 * 2) / GIB
-    assert activation_bytes(DENSE, limits(), 4) / GIB == pytest.approx(split)
-    more = activation_bytes(DENSE, limits(budget=4096), 1)
-    assert more > activation_bytes(DENSE, limits(), 1)
+    assert activation_bytes(DENSE, limits(), Layout(4)) / GIB == pytest.approx(split)
+    more = activation_bytes(DENSE, limits(budget=4096), ALONE)
+    assert more > activation_bytes(DENSE, limits(), ALONE)
 
 
 @pytest.mark.parametrize(
@@ -115,9 +116,9 @@ def test_the_cache_is_split_with_the_heads(tp: int, kv: str) -> None:
 @pytest.mark.parametrize("spec", MODELS.values(), ids=MODELS.keys())
 @pytest.mark.parametrize("weights", ["bf16", "fp8", "int4"])
 def test_devices_together_hold_all_weights(spec: ModelSpec, weights: str) -> None:
-    whole = weight_bytes_per_rank(spec, weights, 1)  # type: ignore[arg-type]
+    whole = weight_bytes_per_rank(spec, weights, ALONE)  # type: ignore[arg-type]
     for tp in (2, 4, 8):
-        part = weight_bytes_per_rank(spec, weights, tp)  # type: ignore[arg-type]
+        part = weight_bytes_per_rank(spec, weights, Layout(tp))  # type: ignore[arg-type]
         assert whole <= tp * part <= whole * 1.15
         assert part < whole
 
@@ -175,7 +176,7 @@ def test_too_large_a_model_says_the_arithmetic_and_what_fits() -> None:
         budget(spec)
     text = str(caught.value)
     weights = weight_bytes(spec, "bf16") / GIB
-    activations = activation_bytes(spec, limits(), 1) / GIB
+    activations = activation_bytes(spec, limits(), ALONE) / GIB
     room = 0.9 * 80 - weights - activations - 1
     assert f"0.9 × 80.0 − {weights:.1f} weights − {activations:.1f} activations" in text
     assert f"= {room:.1f} GiB for the KV cache" in text

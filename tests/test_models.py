@@ -111,8 +111,9 @@ def test_loading_needs_no_heavy_import():
     program = (
         "import sys\n"
         "from simulator.models import load_model, counting\n"
+        "from simulator.models.layout import Layout\n"
         "model = load_model('meta-llama/Llama-3.1-8B')\n"
-        "counting.weight_bytes_per_rank(model, 'fp8', 2)\n"
+        "counting.weight_bytes_per_rank(model, 'fp8', Layout(2))\n"
         "print(sorted({'numpy', 'pydantic', 'yaml', 'pandas'} & set(sys.modules)))\n"
     )
     result = subprocess.run(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from simulator.models import counting, load_model, preset_names
+from simulator.models.layout import Layout
 
 PRESETS = Path(__file__).parents[1] / "simulator" / "models" / "presets"
 
@@ -207,7 +208,7 @@ def test_local_layers(name, span, tokens, local, full):
         assert group.span.kind == "full" or (group.span.kind, group.span.tokens) == (span, tokens)
     assert counts["full"] == full
     assert span == "full" or counts[span] == local
-    kv = counting.kv_bytes_per_rank(model, "bf16", 1)
+    kv = counting.kv_bytes_per_rank(model, "bf16", Layout())
     assert kv.total * local == kv.local * model.layers
     assert kv.total * full == kv.full * model.layers
 

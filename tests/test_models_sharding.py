@@ -5,6 +5,7 @@ import pytest
 from simulator.errors import UserError
 from simulator.models import counting, load_model, preset_names
 from simulator.models.huggingface import parse_config
+from simulator.models.layout import Layout
 from tests.test_models_counting import raw
 
 
@@ -15,7 +16,7 @@ def test_devices_hold_all_weights(name, dtype):
     total = counting.weight_bytes(model, dtype)
     last = total
     for tp in counting.tensor_parallel_sizes(model):
-        share = counting.weight_bytes_per_rank(model, dtype, tp)
+        share = counting.weight_bytes_per_rank(model, dtype, Layout(tp))
         assert share * tp >= total * (1 - 1e-12)
         assert share <= last
         last = share
@@ -25,14 +26,14 @@ def test_devices_hold_all_weights(name, dtype):
 def test_what_devices_hold_twice_in_llama(tp):
     model = load_model("llama-3.1-8b")
     copied = 2 * (2 * 32 + 1) * 4096  # norms, bf16
-    share = counting.weight_bytes_per_rank(model, "bf16", tp)
+    share = counting.weight_bytes_per_rank(model, "bf16", Layout(tp))
     assert share * tp == counting.weight_bytes(model, "bf16") + (tp - 1) * copied
 
 
 def test_kv_projections_are_copied_beyond_the_kv_heads():
     model = load_model("llama-3.1-8b")
     norms, kv = 2 * (2 * 32 + 1) * 4096, 2 * 32 * 2 * 4096 * 1024
-    share = counting.weight_bytes_per_rank(model, "bf16", 32)
+    share = counting.weight_bytes_per_rank(model, "bf16", Layout(32))
     total = counting.weight_bytes(model, "bf16")
     assert share * 32 == total + 31 * norms + 3 * kv
 
@@ -44,7 +45,7 @@ def test_what_devices_hold_twice_in_deepseek():
     down = layers * h * (c["q_lora_rank"] + c["kv_lora_rank"] + c["qk_rope_head_dim"])
     norms = (2 * layers + 1) * h + layers * (c["q_lora_rank"] + c["kv_lora_rank"])
     router = moe * (h + 1) * c["n_routed_experts"]
-    share = counting.weight_bytes_per_rank(model, "bf16", tp)
+    share = counting.weight_bytes_per_rank(model, "bf16", Layout(tp))
     assert share * tp == counting.weight_bytes(model, "bf16") + (tp - 1) * 2 * (
         down + norms + router
     )
@@ -54,9 +55,9 @@ def test_uneven_vocabulary_rows_go_to_the_fullest_device():
     config = raw("llama-3.2-1b") | {"vocab_size": 1001}
     model = parse_config(config, "m", "m.json")
     even = parse_config(config | {"vocab_size": 1004}, "m", "m.json")
-    assert counting.weight_bytes_per_rank(model, "bf16", 4) == counting.weight_bytes_per_rank(
-        even, "bf16", 4
-    )
+    assert counting.weight_bytes_per_rank(
+        model, "bf16", Layout(4)
+    ) == counting.weight_bytes_per_rank(even, "bf16", Layout(4))
 
 
 @pytest.mark.parametrize(
@@ -72,15 +73,15 @@ def test_uneven_vocabulary_rows_go_to_the_fullest_device():
     ],
 )
 def test_kv_bytes_per_rank(name, tp, size):
-    assert counting.kv_bytes_per_rank(load_model(name), "bf16", tp).total == size
+    assert counting.kv_bytes_per_rank(load_model(name), "bf16", Layout(tp)).total == size
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_devices_hold_the_whole_cache(name):
     model = load_model(name)
-    total = counting.kv_bytes_per_rank(model, "fp8", 1)
+    total = counting.kv_bytes_per_rank(model, "fp8", Layout(1))
     for tp in counting.tensor_parallel_sizes(model):
-        share = counting.kv_bytes_per_rank(model, "fp8", tp)
+        share = counting.kv_bytes_per_rank(model, "fp8", Layout(tp))
         assert share.full * tp >= total.full
         assert share.local * tp >= total.local
         assert share.total <= total.total
@@ -125,8 +126,8 @@ def test_splits_that_do_not_work(name, tp, sentence):
     model = load_model(name)
     for split in (
         lambda: counting.check_tensor_parallel(model, tp),
-        lambda: counting.weight_bytes_per_rank(model, "bf16", tp),
-        lambda: counting.kv_bytes_per_rank(model, "bf16", tp),
+        lambda: counting.weight_bytes_per_rank(model, "bf16", Layout(tp)),
+        lambda: counting.kv_bytes_per_rank(model, "bf16", Layout(tp)),
     ):
         with pytest.raises(UserError) as caught:
             split()

@@ -20,6 +20,7 @@ from calibration.fit.machine.profile import MachineFit
 from calibration.measure.rows import Row
 from simulator.costs.build import OperatorBuilder
 from simulator.costs.operators import Operator, Shape
+from simulator.models.layout import ALONE
 
 
 class Reached(NamedTuple):
@@ -51,7 +52,7 @@ def reached(folder: Path) -> Iterator[Reached]:
         mine = [row for row in rows if row.model == model and row.what != "ceiling"]
         for precision in dict.fromkeys(precision_of(row) for row in mine):
             here = [row for row in mine if precision_of(row) == precision]
-            ops = list(OperatorBuilder(spec, hardware, ENGINE, precision, 1).build())
+            ops = list(OperatorBuilder(spec, hardware, ENGINE, precision, ALONE).build())
             title = model if precision.weights == "bf16" else f"{model} {precision.weights}"
             yield from _operators(title, here, ops)
             yield from _steps(title, here, ops)

@@ -8,6 +8,7 @@ from calibration.validate.formats import Target
 from calibration.validate.point import Point
 from calibration.validate.protocol import scenario_of
 from simulator.models.counting import kv_bytes_per_rank, weight_bytes
+from simulator.models.layout import Layout
 
 _MOST_SEQUENCES = 4096
 _MOST_TOKENS = 32768
@@ -28,7 +29,7 @@ def limited(point: Point, found: Target) -> Point:
         return point
     precision = scenario_of(point, found).precision
     weights, cache = precision.weights or "bf16", precision.kv_cache or "bf16"
-    kv = kv_bytes_per_rank(found.model, cache, point.tp).total * point.tp
+    kv = kv_bytes_per_rank(found.model, cache, Layout(point.tp)).total * point.tp
     memory = point.tp * found.hardware.memory.capacity_gib.value * _GIB
     room = (memory - weight_bytes(found.model, weights)) * (point.memory_fraction or 0.9)
     fitting = min(room / (kv * (point.isl + point.osl)), _MOST_SEQUENCES)

@@ -81,13 +81,13 @@ def check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
 def _deployment_rows(deployment: ResolvedDeployment) -> list[list[str]]:
     scenario, limits, precision = deployment.scenario, deployment.limits, deployment.precision
-    tp = scenario.parallelism.tp
+    each = deployment.devices_per_replica
     replicas = scenario.deployment.replicas
     price = deployment.usd_per_device_hour
     return [
         ["model", deployment.model.name],
         ["hardware", f"{deployment.devices} × {deployment.hardware.title}"],
-        ["replicas", f"{replicas} of {tp} device{'s' if tp > 1 else ''} each"],
+        ["replicas", f"{replicas} of {each} device{'s' if each > 1 else ''} each"],
         ["engine", f"{deployment.engine.title} {deployment.engine.version}"],
         ["policy", limits.policy.kind],
         [

@@ -10,6 +10,7 @@ from simulator.deployment import ResolvedPrecision
 from simulator.errors import UserError
 from simulator.hardware.profile import HardwareProfile
 from simulator.models.counting import attention_dtype, element_bytes, kv_elements
+from simulator.models.layout import Layout
 from simulator.models.spec import GroupedAttention, LatentAttention, LayerGroup, ModelSpec, MoeMlp
 from simulator.scenario.precision import Dtype
 
@@ -25,7 +26,7 @@ _WIDE = ("fp32", "bf16", "fp16")
 
 
 class OperatorBuilder:
-    """Makes the operators that one of ``tp`` devices executes in a step.
+    """Makes the operators that one of a replica's devices executes in a step.
 
     ``engine``, the name of its profile, says whose kernels they are.
 
@@ -39,12 +40,13 @@ class OperatorBuilder:
         hardware: HardwareProfile,
         engine: str,
         precision: ResolvedPrecision,
-        tp: int,
+        layout: Layout,
     ) -> None:
         self.spec = spec
         self.hardware = hardware
         self.precision = precision
-        self.tp = tp
+        self.layout = layout
+        self.tp = tp = layout.tp
         self.efficiency = hardware.efficiency.seen_by(engine)
         self.device = Device(hardware.bandwidth_bytes_per_s, hardware.link_bytes_per_s)
         self.plain: Dtype = precision.activations if precision.activations in _WIDE else "bf16"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import floor
 
 from simulator.deployment import Limits, MemoryBudget, ResolvedPrecision
@@ -13,13 +14,14 @@ from simulator.models.counting import (
     tensor_parallel_sizes,
     weight_bytes_per_rank,
 )
+from simulator.models.layout import ALONE, Layout
 from simulator.models.spec import ModelSpec, MoeMlp
 from simulator.serving.kv_cache import KvLayout
 
 GIB = float(1 << 30)
 
 
-def activation_bytes(spec: ModelSpec, limits: Limits, tp: int) -> float:
+def activation_bytes(spec: ModelSpec, limits: Limits, layout: Layout) -> float:
     """Most bytes of activations in a step with the full token budget, one device.
 
     Residual stream and its copy, the widest pair of intermediate results that live together, and
@@ -35,7 +37,7 @@ def activation_bytes(spec: ModelSpec, limits: Limits, tp: int) -> float:
         else:
             width, results = mlp.intermediate, 0
         rows = 3 if mlp.gated else 2
-        widest = max(widest, rows * width / tp + results)
+        widest = max(widest, rows * width / layout.tp + results)
     layers = tokens * (3 * hidden + widest) * 2.0
     logits = min(limits.max_num_seqs, tokens) * spec.vocab * 4.0 * 2.0
     return layers + logits
@@ -46,7 +48,7 @@ def memory_budget(
     engine: EngineProfile,
     precision: ResolvedPrecision,
     limits: Limits,
-    tp: int,
+    layout: Layout,
     *,
     device_gib: float,
     fraction: float,
@@ -57,6 +59,7 @@ def memory_budget(
     """Weights, activations, reserve and KV cache of one device.
 
     Args:
+        layout: how the replica lies on devices.
         device_gib: memory that software can allocate.
         fraction: the engine's memory fraction, with the meaning of its rule.
         kv_cache_tokens: capacity given by the user instead.
@@ -67,13 +70,13 @@ def memory_budget(
     """
     reserved = engine.memory.reserved_gib
     weights, activations, room, text = _room(
-        spec, engine, precision, limits, tp, device_gib, fraction
+        spec, engine, precision, limits, layout, device_gib, fraction
     )
-    kv = kv_bytes_per_rank(spec, precision.kv_cache, tp)
-    block_bytes, layout = _layout(spec, engine, kv, limits)
+    kv = kv_bytes_per_rank(spec, precision.kv_cache, layout)
+    block_bytes, pages = _layout(spec, engine, kv, limits)
     blocks = floor(room * GIB / block_bytes)
     if kv_cache_tokens is not None:
-        wanted = layout.blocks_for(kv_cache_tokens)
+        wanted = pages.blocks_for(kv_cache_tokens)
         if wanted > blocks:
             raise DoesNotFitError(
                 f"{kv_cache_tokens} tokens of KV cache take {wanted * block_bytes / GIB:.1f} GiB, "
@@ -84,11 +87,11 @@ def memory_budget(
         blocks = wanted
     if blocks < 1:
         raise DoesNotFitError(
-            f"{spec.name} in {precision.weights} does not fit on {tp} × {hardware_title}: "
-            f"{text} = {room:.1f} GiB for the KV cache",
+            f"{spec.name} in {precision.weights} does not fit on {layout.devices} × "
+            f"{hardware_title}: {text} = {room:.1f} GiB for the KV cache",
             where="hardware",
             hint=_what_would_fit(
-                spec, engine, precision, limits, tp, device_gib, fraction, node_devices
+                spec, engine, precision, limits, layout, device_gib, fraction, node_devices
             ),
         )
     used = blocks * block_bytes / GIB
@@ -105,7 +108,7 @@ def memory_budget(
         rule=f"{engine.memory.rule}: {text}",
     )
     return budget, KvLayout(
-        blocks, limits.block_size, layout.growing, layout.local_ratio, layout.local_tokens
+        blocks, limits.block_size, pages.growing, pages.local_ratio, pages.local_tokens
     )
 
 
@@ -127,13 +130,13 @@ def _room(
     engine: EngineProfile,
     precision: ResolvedPrecision,
     limits: Limits,
-    tp: int,
+    layout: Layout,
     device_gib: float,
     fraction: float,
 ) -> tuple[float, float, float, str]:
     """GiB of weights, of activations, of what is left for the KV cache, and the arithmetic."""
-    weights = weight_bytes_per_rank(spec, precision.weights, tp) / GIB
-    activations = activation_bytes(spec, limits, tp) / GIB
+    weights = weight_bytes_per_rank(spec, precision.weights, layout) / GIB
+    activations = activation_bytes(spec, limits, layout) / GIB
     reserved = engine.memory.reserved_gib
     match engine.memory.rule:
         case "of_total":
@@ -157,17 +160,18 @@ def _what_would_fit(
     engine: EngineProfile,
     precision: ResolvedPrecision,
     limits: Limits,
-    tp: int,
+    layout: Layout,
     device_gib: float,
     fraction: float,
     node_devices: int,
 ) -> str:
-    weights = weight_bytes_per_rank(spec, precision.weights, 1) / GIB
+    weights = weight_bytes_per_rank(spec, precision.weights, ALONE) / GIB
     whole = f"its weights take {weights:.0f} GiB in all"
     for devices in tensor_parallel_sizes(spec):
-        if tp < devices <= node_devices:
-            room = _room(spec, engine, precision, limits, devices, device_gib, fraction)[2]
-            kv = kv_bytes_per_rank(spec, precision.kv_cache, devices)
+        if layout.tp < devices <= node_devices:
+            wider = replace(layout, tp=devices)
+            room = _room(spec, engine, precision, limits, wider, device_gib, fraction)[2]
+            kv = kv_bytes_per_rank(spec, precision.kv_cache, wider)
             if room * GIB >= _layout(spec, engine, kv, limits)[0]:
                 return f"{whole}: parallelism.tp: {devices} would fit"
     return f"{whole}: take a narrower precision.weights or a device with more memory"

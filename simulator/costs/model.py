@@ -29,6 +29,7 @@ from simulator.costs.stretches import Bends, DecodeTable, PromptAttention
 from simulator.deployment import Limits, ResolvedPrecision
 from simulator.engines.profile import EngineProfile
 from simulator.hardware.profile import HardwareProfile
+from simulator.models.layout import Layout
 from simulator.models.spec import ModelSpec
 from simulator.results.record import StepTable, StepWork
 from simulator.workload.requests import Floats
@@ -67,7 +68,7 @@ class StepCostModel:
         hardware: the device.
         engine: overheads and graphs.
         precision: number formats.
-        tp: devices that share every layer.
+        layout: how the replica lies on devices.
         limits: the engine's limits; tables reach that far and grow on demand.
 
     Raises:
@@ -80,16 +81,16 @@ class StepCostModel:
         hardware: HardwareProfile,
         engine: EngineProfile,
         precision: ResolvedPrecision,
-        tp: int,
+        layout: Layout,
         limits: Limits,
     ) -> None:
-        builder = OperatorBuilder(spec, hardware, engine.name, precision, tp)
+        builder = OperatorBuilder(spec, hardware, engine.name, precision, layout)
         self.operators = builder.build()
         self._efficiency = builder.efficiency
-        self.devices = tp
-        self.peak_flops = tp * hardware.peak_flops_per_s(precision.activations)
-        self.peak_bytes_per_s = tp * hardware.bandwidth_bytes_per_s
-        self.idle_w = tp * hardware.power.idle_w.value
+        self.devices = layout.devices
+        self.peak_flops = self.devices * hardware.peak_flops_per_s(precision.activations)
+        self.peak_bytes_per_s = self.devices * hardware.bandwidth_bytes_per_s
+        self.idle_w = self.devices * hardware.power.idle_w.value
         self._power = hardware.power
         spans = {(g.span.kind, g.span.tokens) for g in spec.groups if g.span.kind != "full"}
         assert len(spans) <= 1, "all local layers of a model have the same span"

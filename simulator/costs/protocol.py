@@ -50,6 +50,32 @@ class StepCost(Protocol):
         ...
 
 
+class Work(NamedTuple):
+    """What one data-parallel attention rank has in a step; the arguments of ``StepCost.step``, and
+    with no ``chunks`` those of ``StepCost.decode``. ``local_growth``: of a pure decode step."""
+
+    sequences: int
+    context: int
+    local_context: int
+    local_growth: int
+    chunks: Sequence[Chunk]
+    sampled: int
+
+
+class LockstepCost(StepCost, Protocol):
+    """Predicted duration of steps that several attention ranks take together, because their
+    experts lie on all of them: attention of the slowest rank, experts on all ranks' tokens."""
+
+    def together(self, works: Sequence[Work]) -> float:
+        """One common step; one work a rank, ranks without sequences have one of zeros."""
+        ...
+
+    def decode_together(self, works: Sequence[Work]) -> tuple[float, float, int]:
+        """A run of pure decode steps with fixed sets of sequences: as ``StepCost.decode``, duration
+        of the first step, its growth, and for how many steps that line is exact."""
+        ...
+
+
 def step_seconds(
     cost: StepCost,
     sequences: int,

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from simulator.errors import UserError
+from simulator.models.layout import ALONE, Layout
 from simulator.models.spec import Attention, GroupedAttention, LayerGroup, Mlp, ModelSpec
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ class Tensor(NamedTuple):
     ways: int
     part: Literal["attention", "mlp", "other"]
 
-    def parameters_per_rank(self, tp: int) -> int:
-        """Parameters of one copy on one of ``tp`` devices; the fullest one if they differ."""
-        return self.parameters // self.ways * -(-self.ways // tp)
+    def parameters_per_rank(self, layout: Layout) -> int:
+        """Parameters of one copy on one device; on the fullest one if they differ."""
+        return self.parameters // self.ways * -(-self.ways // layout.tp)
 
 
 class KvBytes(NamedTuple):
@@ -139,11 +140,11 @@ def other_dtype(weights: Dtype) -> Dtype:
 
 def weight_bytes(spec: ModelSpec, weights: Dtype) -> float:
     """Bytes of all weights with linear layers of the decoder layers in ``weights``."""
-    return weight_bytes_per_rank(spec, weights, 1)
+    return weight_bytes_per_rank(spec, weights, ALONE)
 
 
-def weight_bytes_per_rank(spec: ModelSpec, weights: Dtype, tp: int) -> float:
-    """Bytes of the weights on one of ``tp`` tensor-parallel devices (the fullest one).
+def weight_bytes_per_rank(spec: ModelSpec, weights: Dtype, layout: Layout) -> float:
+    """Bytes of the weights on one device (the fullest one).
 
     Split as Megatron-LM (arXiv:1909.08053) and vLLM do: queries and the output projection by
     heads, keys and values by KV heads (copied when there are more devices than KV heads),
@@ -154,23 +155,23 @@ def weight_bytes_per_rank(spec: ModelSpec, weights: Dtype, tp: int) -> float:
     Raises:
         UserError: ``tp`` does not divide the heads or the widths.
     """
-    check_tensor_parallel(spec, tp)
+    check_tensor_parallel(spec, layout.tp)
     group = spec.quantization_group if weights == spec.native_dtype else None
     width = {
         "attention": element_bytes(attention_dtype(spec, weights), group),
         "mlp": element_bytes(weights, group),
         "other": element_bytes(other_dtype(weights)),
     }
-    return sum(t.parameters_per_rank(tp) * t.copies * width[t.part] for t in tensors(spec))
+    return sum(t.parameters_per_rank(layout) * t.copies * width[t.part] for t in tensors(spec))
 
 
 def kv_bytes_per_token(spec: ModelSpec, kv: Dtype) -> float:
     """KV-cache bytes of one token in all layers of the whole model."""
-    return kv_bytes_per_rank(spec, kv, 1).total
+    return kv_bytes_per_rank(spec, kv, ALONE).total
 
 
-def kv_bytes_per_rank(spec: ModelSpec, kv: Dtype, tp: int) -> KvBytes:
-    """KV-cache bytes of one token on one of ``tp`` tensor-parallel devices.
+def kv_bytes_per_rank(spec: ModelSpec, kv: Dtype, layout: Layout) -> KvBytes:
+    """KV-cache bytes of one token on one device.
 
     Grouped attention keeps a key and a value of ``head_dim`` for every KV head of the device, at
     least one; latent attention keeps ``kv_lora_rank + qk_rope_head_dim`` elements, all of them on
@@ -179,10 +180,10 @@ def kv_bytes_per_rank(spec: ModelSpec, kv: Dtype, tp: int) -> KvBytes:
     Raises:
         UserError: ``tp`` does not divide the heads.
     """
-    check_tensor_parallel(spec, tp)
+    check_tensor_parallel(spec, layout.tp)
     size = {True: 0.0, False: 0.0}
     for group in spec.groups:
-        elements = kv_elements(group.attention, tp)
+        elements = kv_elements(group.attention, layout.tp)
         size[group.span.kind == "full"] += group.count * elements * element_bytes(kv)
     return KvBytes(full=size[True], local=size[False])
 

@@ -26,6 +26,7 @@ from simulator.hardware.forms import (
 )
 from simulator.hardware.profile import HardwareProfile
 from simulator.models import load_model
+from simulator.models.layout import ALONE
 from simulator.models.spec import ModelSpec
 
 KINDS = {
@@ -80,7 +81,7 @@ def operators(
 ) -> dict[str, Operator]:
     """Operators by name; those whose work differs from layer to layer are left out."""
     found: dict[str, list[Operator]] = defaultdict(list)
-    for operator in OperatorBuilder(spec, hardware, engine, precision, 1).build():
+    for operator in OperatorBuilder(spec, hardware, engine, precision, ALONE).build():
         found[operator.name].append(operator)
     return {name: same[0] for name, same in found.items() if len({_work(op) for op in same}) == 1}
 

@@ -18,6 +18,7 @@ from simulator.costs.protocol import step_seconds
 from simulator.deployment import Limits
 from simulator.engines.profile import EngineProfile, HostOverhead, Launches
 from simulator.hardware.profile import HardwareProfile
+from simulator.models.layout import ALONE
 from simulator.models.spec import ModelSpec
 
 _NOTHING = {"host": HostOverhead(step_ms=0, per_seq_us=0), "launches": Launches(kernel_us=0)}
@@ -62,7 +63,7 @@ def steps_of(
             continue
         key = row.model, precision_of(row)
         if key not in costs:
-            costs[key] = StepCostModel(models[row.model], hardware, engine, key[1], 1, limits)
+            costs[key] = StepCostModel(models[row.model], hardware, engine, key[1], ALONE, limits)
         cost, chunks = costs[key], row.prompt_chunks
         alone = not chunks and bool(limits.cuda_graphs)
         columns["operators"].append(predicted(cost, row))
