@@ -24,6 +24,32 @@ class ResolvedPrecision:
 
 
 @dataclass(frozen=True, slots=True)
+class Speculation:
+    """Speculative decoding as the scheduler sees it.
+
+    Args:
+        tokens: drafted for every decoding sequence in a step, at least 1.
+        acceptance: probability that each position's token is accepted, given that all before it
+            were; one for each position.
+        max_batch: most decoding sequences with which a step drafts.
+        seed: of the streams that say what is accepted.
+    """
+
+    tokens: int
+    acceptance: tuple[float, ...]
+    max_batch: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or len(self.acceptance) != self.tokens:
+            raise ValueError("there is one probability of acceptance for every drafted token")
+
+    def width(self, sequences: int) -> int:
+        """Tokens that each of so many decoding sequences computes in a step."""
+        return 1 + self.tokens if sequences <= self.max_batch else 1
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Scheduler settings after the engine's defaults and the scenario's overrides."""
 
@@ -35,6 +61,15 @@ class Limits:
     prefix_caching: bool
     cuda_graphs: bool | Literal["decode_only", "piecewise"]
     async_scheduling: bool
+    speculation: Speculation | None = None
+
+    @property
+    def decode_tokens(self) -> int:
+        """Most tokens that decoding sequences take of the budget of one step."""
+        if self.speculation is None:
+            return self.max_num_seqs
+        drafting = min(self.max_num_seqs, self.speculation.max_batch)
+        return max(self.max_num_seqs, drafting * (1 + self.speculation.tokens))
 
 
 class FrontEndTimes(NamedTuple):

@@ -122,6 +122,8 @@ def gaps_of(record: RunRecord) -> Counter[float]:
         for i in range(int(table.steps[row])):
             gap = float(table.first_s[row] + i * table.slope_s[row])
             gaps[gap] += int(table.gap_tokens[row])
+    if table.accepted_tokens.any():
+        gaps[0.0] += int(table.accepted_tokens.sum())
     for gap, count in zip(record.gaps.gap_s.tolist(), record.gaps.count.tolist(), strict=True):
         gaps[gap] += count
     return gaps

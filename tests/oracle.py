@@ -18,6 +18,7 @@ from simulator.deployment import Limits
 from simulator.results.record import COMPLETED, TIMED_OUT, UNFINISHED
 from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
 from tests.oracle_replica import NaiveReplica
+from tests.oracle_speculative import SpeculativeReplica
 from tests.oracle_state import OracleRun, Sequence, Step
 
 __all__ = ["OracleRun", "Step", "run_oracle"]
@@ -93,7 +94,8 @@ def run_oracle(
         held_blocks=[0] * replicas,
     )
     clients = Clients(requests, run, network_s)
-    fleet = [NaiveReplica(r, limits, kv_blocks, cost, run, requests) for r in range(replicas)]
+    make = NaiveReplica if limits.speculation is None else SpeculativeReplica
+    fleet = [make(r, limits, kv_blocks, cost, run, requests) for r in range(replicas)]
     routed = 0
     free_s = [0.0] * replicas
     in_front: list[tuple[float, int, int]] = []

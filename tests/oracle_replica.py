@@ -146,7 +146,8 @@ class NaiveReplica:
         if plan.decode == 0 or plan.chunks:
             return False
         seats = self.limits.max_num_seqs - len(self.running)
-        free, tokens = self.pool.free, plan.decode
+        decoding = tokens = self.limits.max_num_batched_tokens - budget
+        free = self.pool.free
         for seq in self.waiting:
             hits = self.cached_blocks(seq)
             new = seq.prompt + seq.generated - len(hits) * self.limits.block_size
@@ -159,7 +160,7 @@ class NaiveReplica:
             seats, free, budget, tokens = seats - 1, free - need, budget - new, tokens + new
             if tokens >= policy.wait_fill * self.limits.max_num_batched_tokens:
                 return False
-        if tokens == plan.decode:
+        if tokens == decoding:
             return False
         self.held_steps += 1
         return True

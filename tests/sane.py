@@ -13,7 +13,7 @@ from simulator.results.record import COMPLETED, REJECTED, TIMED_OUT, UNFINISHED,
 def tokens_in_rows(record: RunRecord) -> int:
     """Output tokens that came out of the steps."""
     table = record.steps
-    rows = table.first_tokens + table.steps * table.gap_tokens
+    rows = table.tokens
     return int(rows.sum() + record.gaps.count.sum())
 
 
@@ -75,7 +75,8 @@ def check_tokens(record: RunRecord, limits: Limits, done: np.ndarray) -> None:
     if limits.policy.kind in ("static", "dynamic"):
         return
     prompts = table.prefill_tokens - table.wasted_tokens
-    computed = int(prompts.sum() + (table.steps * table.decode).sum())
+    decoded = table.steps * table.decode + table.accepted_tokens
+    computed = int(prompts.sum() + decoded.sum())
     requests = record.requests
     needed = int((requests.input_tokens + requests.output_tokens - 1)[done].sum())
     hits = int(record.cached_tokens.sum())

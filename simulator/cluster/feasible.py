@@ -21,7 +21,15 @@ def check_requests(
         DoesNotFitError: there are such requests and ``oversized`` is ``error``; or the limits
             contradict each other.
     """
-    if limits.max_num_batched_tokens < limits.max_num_seqs:
+    if limits.max_num_batched_tokens < limits.decode_tokens:
+        if limits.speculation is not None:
+            raise DoesNotFitError(
+                f"up to {limits.decode_tokens} tokens of decoding sequences, drafts included, do "
+                f"not fit into a step of max_num_batched_tokens ({limits.max_num_batched_tokens})",
+                where="engine.speculative",
+                hint="lower speculative.max_batch, speculative.tokens or max_num_seqs, or raise "
+                "max_num_batched_tokens",
+            )
         raise DoesNotFitError(
             f"max_num_batched_tokens ({limits.max_num_batched_tokens}) is below max_num_seqs "
             f"({limits.max_num_seqs}), so that not every running sequence could decode a token",

@@ -241,7 +241,7 @@ class Replica:
         scheduler = self.scheduler
         recorder = self.recorder
         steps = self._steps
-        made = plan.emitting + plan.ending
+        made = plan.emitting + plan.accepted + plan.ending
         at = self._front.hand_out(made, steps, self._start + self._first, now)
         self.last_s = at = at + self.response_s
         self._steps = 1  # what arrives from now on has nothing left to cut
@@ -267,8 +267,8 @@ class Replica:
             self.number, self._start, steps, self._first, self._slope, self._stall,
             decode, plan.context, plan.local_context, plan.local_growth,
             len(plan.chunks), tokens, plan.wasted, pairs, local, read,
-            plan.decode + plan.ending, first_tokens, gap_tokens, plan.running, waiting,
-            plan.kv_used, plan.stored + decode * steps + read,
+            plan.decode + plan.ending, first_tokens, gap_tokens, plan.accepted, plan.running,
+            waiting, plan.kv_used, plan.stored + decode * steps + plan.accepted + read,
         )  # fmt: skip
         if len(rows) >= FLUSH_AT:
             recorder.flush()

@@ -135,9 +135,7 @@ def over_time(result: Result) -> dict[str, Figure]:
     pairs = list(_pairs(result, edges))
     middle = (edges[:-1] + edges[1:]) / 2
     width = edges[1] - edges[0]
-    tokens = (steps.first_tokens + steps.steps * steps.gap_tokens) / np.maximum(
-        steps.duration_s, 1e-12
-    )
+    tokens = steps.tokens / np.maximum(steps.duration_s, 1e-12)
     made, prompts = np.zeros(BINS), np.zeros(BINS)
     computed = steps.prefill_tokens / np.maximum(steps.duration_s, 1e-12)
     for rows, bins, overlap in pairs:

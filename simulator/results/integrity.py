@@ -82,7 +82,7 @@ def _order_of_times(record: RunRecord) -> Iterator[str]:
 
 def _tokens(record: RunRecord) -> Iterator[str]:
     steps = record.steps
-    came = int((steps.first_tokens + steps.steps * steps.gap_tokens).sum())
+    came = int(steps.tokens.sum())
     came += int(record.gaps.count.sum())
     delivered = int(record.generated.sum())
     # What an interrupted run was working on has tokens in the steps and not yet in the requests.

@@ -97,9 +97,10 @@ def _uncertainty_section(
     return {**kept, "intervals": intervals}
 
 
-def counted_gaps(record: RunRecord, window: Window) -> GapDistribution:
+def counted_gaps(record: RunRecord, window: Window, *, per_step: bool = False) -> GapDistribution:
     """Inter-token gaps from the start of the window to the end of the run: the drain counts, as it
-    does for every other latency."""
+    does for every other latency. ``per_step`` leaves out the gaps of zero between tokens that came
+    at once, which leaves one gap for each step that brings a request tokens."""
     steps, gaps = record.steps, record.gaps
     late = gaps.at_s > window.start_s
     started = steps.start_s >= window.start_s
@@ -111,6 +112,7 @@ def counted_gaps(record: RunRecord, window: Window) -> GapDistribution:
     return GapDistribution.of(
         [(steps, np.flatnonzero(started & (steps.gap_tokens > 0))), (torn, np.arange(len(torn)))],
         Gaps(gaps.at_s[late], gaps.gap_s[late], gaps.count[late]),
+        at_once=0 if per_step else int(steps.accepted_tokens[started].sum()),
     )
 
 

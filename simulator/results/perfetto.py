@@ -67,7 +67,7 @@ def _replica(result: Result, replica: int, group: int) -> list[Event]:
     last = mine[np.minimum(starts + group, len(mine)) - 1]
     start_us = 1e6 * steps.start_s[first]
     end_us = 1e6 * (steps.start_s[last] + steps.duration_s[last])
-    tokens = steps.first_tokens + steps.steps * steps.gap_tokens
+    tokens = steps.tokens
 
     def summed(column: Ints) -> list[int]:
         return [int(x) for x in np.add.reduceat(column[mine], starts)]

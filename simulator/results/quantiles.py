@@ -44,8 +44,18 @@ class GapDistribution:
         self.count = int((steps * weight).sum())
 
     @classmethod
-    def of(cls, chosen: Sequence[tuple[StepTable, Ints]], gaps: Gaps) -> GapDistribution:
-        """The gaps that the given rows of step tables imply, and those noted apart."""
+    def of(
+        cls, chosen: Sequence[tuple[StepTable, Ints]], gaps: Gaps, *, at_once: int = 0
+    ) -> GapDistribution:
+        """The gaps that the given rows of step tables imply, those noted apart, and ``at_once`` of
+        zero length."""
+        if at_once:
+            zero = np.zeros(1)
+            gaps = Gaps(
+                np.append(gaps.at_s, zero),
+                np.append(gaps.gap_s, zero),
+                np.append(gaps.count, np.array([at_once])),
+            )
         ones = np.ones(len(gaps.count), dtype=np.int64)
         return cls(
             np.concatenate([*(steps.first_s[rows] for steps, rows in chosen), gaps.gap_s]),

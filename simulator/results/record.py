@@ -45,7 +45,9 @@ class StepTable:
             whose prompt (or recomputation) ends in it.
         first_tokens: sequences whose first output token came out of this step.
         gap_tokens: output tokens a step whose predecessor came exactly one step earlier. The
-            tokens of a run are ``first_tokens + steps · gap_tokens``, summed, and ``Gaps.count``.
+            tokens of a run are ``tokens``, summed, and ``Gaps.count``.
+        accepted_tokens: output tokens that came at once with their predecessor, accepted drafts of
+            speculative decoding; rows with any stand for one step.
         running: sequences admitted, at the end of the row.
         waiting: sequences queued, at the end of the row.
         kv_blocks: KV blocks in use while the row runs (at its end).
@@ -71,6 +73,7 @@ class StepTable:
     sampled: Ints
     first_tokens: Ints
     gap_tokens: Ints
+    accepted_tokens: Ints
     running: Ints
     waiting: Ints
     kv_blocks: Ints
@@ -83,6 +86,11 @@ class StepTable:
     def duration_s(self) -> Floats:
         """Time each row takes. Shape (rows,)."""
         return self.steps * self.first_s + self.slope_s * self.steps * (self.steps - 1) / 2
+
+    @property
+    def tokens(self) -> Ints:
+        """Output tokens of each row, but for those in ``Gaps``. Shape (rows,)."""
+        return self.first_tokens + self.steps * self.gap_tokens + self.accepted_tokens
 
     def select(self, rows: npt.NDArray[np.bool_] | Ints) -> StepTable:
         """The given rows only."""

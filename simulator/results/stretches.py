@@ -9,7 +9,9 @@ import numpy as np
 from simulator.results.record import StepTable
 from simulator.workload.requests import Floats, Ints
 
-_CARRIED_BY_THE_FIRST = ("prefill", "prefill_tokens", "wasted_tokens", "first_tokens")
+_CARRIED_BY_THE_FIRST = (
+    "prefill", "prefill_tokens", "wasted_tokens", "first_tokens", "accepted_tokens"
+)  # fmt: skip
 
 
 def rows(steps: StepTable, start: int, stop: int) -> StepTable:

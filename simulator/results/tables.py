@@ -65,7 +65,7 @@ def timeline_columns(result: Result) -> Columns:
         "prefill_tokens": steps.prefill_tokens,
         "wasted_tokens": steps.wasted_tokens,
         "first_tokens": steps.first_tokens,
-        "decode_tokens": steps.steps * steps.gap_tokens,
+        "decode_tokens": steps.steps * steps.gap_tokens + steps.accepted_tokens,
         "running": steps.running,
         "waiting": steps.waiting,
         "kv_blocks": steps.kv_blocks,

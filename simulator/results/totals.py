@@ -115,8 +115,7 @@ def _add(
     result.run_busy_s += float(duration.sum())
     result.run_energy_j += float(work.energy_j.sum())
     result.run_running_s += _dot(duration, steps.running)
-    tokens = steps.first_tokens + steps.steps * steps.gap_tokens
-    result.output_tokens += int(tokens[ended].sum())
+    result.output_tokens += int(steps.tokens[ended].sum())
     result.prefill_tokens += int(steps.prefill_tokens[ended].sum())
     result.wasted_tokens += int(steps.wasted_tokens[ended].sum())
     sequences = steps.decode + steps.prefill

@@ -88,8 +88,7 @@ class InFlightScheduler:
         """Sequences that have not ended, with their progress up to date."""
         for sequence in self._running:
             if sequence.finish_at != NOT_DECODING:
-                remaining = sequence.finish_at - self.decoding.steps
-                sequence.generated = sequence.output - remaining
+                sequence.generated = sequence.output - self.decoding.left(sequence)
         return [*self._running, *self.waiting]
 
     # --- planning --------------------------------------------------------------------------------
@@ -149,7 +148,8 @@ class InFlightScheduler:
         step. Each is looked at with the cache as it stands."""
         if not plan.decode or plan.chunks:
             return False
-        count, free, tokens = len(self._running), self.kv.free, plan.decode
+        decoding = tokens = self.budget - left
+        count, free = len(self._running), self.kv.free
         for sequence in self.waiting:
             hits, new, _, blocks = self._asks(sequence, left)
             needed = blocks + self.kv.unreferenced(sequence, hits) if hits else blocks
@@ -158,7 +158,7 @@ class InFlightScheduler:
             count, free, left, tokens = count + 1, free - needed, left - new, tokens + new
             if tokens >= self.enough:
                 return False
-        return tokens > plan.decode
+        return tokens > decoding
 
     def _asks(self, sequence: Sequence, left: int) -> tuple[int, int, int, int]:
         """Of the next prompt: blocks found in the cache, tokens to compute now (more than ``left``
@@ -276,7 +276,7 @@ class InFlightScheduler:
     def _preempt(self, victim: Sequence, plan: Plan) -> None:
         """Takes everything from a sequence and puts it back to the front of the queue."""
         if victim.finish_at != NOT_DECODING:
-            remaining = victim.finish_at - self.decoding.steps
+            remaining = self.decoding.left(victim)
             victim.computed = self.decoding.leave(victim)
             victim.generated = victim.output - remaining
             victim.target = victim.prompt + victim.generated
@@ -348,7 +348,7 @@ class InFlightScheduler:
             self.waiting.remove(sequence)
             return
         if sequence.finish_at != NOT_DECODING:
-            remaining = sequence.finish_at - self.decoding.steps
+            remaining = self.decoding.left(sequence)
             sequence.computed = self.decoding.leave(sequence)
             sequence.generated = sequence.output - remaining
             sequence.blocks = self._blocks_held(sequence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from simulator.deployment import Limits
 from simulator.scenario.policies import (
@@ -15,6 +16,7 @@ from simulator.serving.batch import BatchScheduler
 from simulator.serving.inflight import InFlightScheduler
 from simulator.serving.kv_cache import KvCache, KvLayout
 from simulator.serving.scheduler import Scheduler
+from simulator.serving.speculative import SpeculativeScheduler
 
 Factory = Callable[[KvCache, Limits, int, bool], Scheduler]
 
@@ -22,7 +24,10 @@ Factory = Callable[[KvCache, Limits, int, bool], Scheduler]
 def _inflight(kv: KvCache, limits: Limits, span: int, chunked: bool) -> Scheduler:
     policy = limits.policy
     reserves = policy if isinstance(policy, FullReservationPolicy) else None
-    return InFlightScheduler(
+    make: Callable[..., InFlightScheduler] = InFlightScheduler
+    if limits.speculation is not None:
+        make = partial(SpeculativeScheduler, speculation=limits.speculation)
+    return make(
         kv,
         max_num_seqs=limits.max_num_seqs,
         max_num_batched_tokens=limits.max_num_batched_tokens,

@@ -36,9 +36,12 @@ class Plan:
         running: sequences admitted.
         stored: tokens in the cache before the step, without those of ``prefill``.
         kv_used: KV blocks in use at the end of the last step, set by ``complete``.
+        accepted: tokens beyond the first that decoding sequences get at once, where a plan stands
+            for one step (speculative decoding).
     """
 
     __slots__ = (
+        "accepted",
         "chunks",
         "context",
         "decode",
@@ -66,7 +69,7 @@ class Plan:
         self.prefill: list[Sequence] = []
         self.preempted: tuple[Sequence, ...] = ()
         self.interrupted: tuple[Sequence, ...] = ()
-        self.ending = self.decode = self.emitting = self.wasted = 0
+        self.ending = self.decode = self.emitting = self.wasted = self.accepted = 0
         self.context = self.local_context = self.local_growth = 0
         self.steps = 1
         self.held = False
@@ -239,6 +242,10 @@ class DecodeSet:
     def stored(self, sequence: Sequence) -> int:
         """Tokens that a decoding sequence has in the cache."""
         return sequence.offset + self.steps
+
+    def left(self, sequence: Sequence) -> int:
+        """Tokens that a decoding sequence has still to give."""
+        return sequence.finish_at - self.steps
 
     # --- local attention -------------------------------------------------------------------------
 
