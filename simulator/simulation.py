@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulator.scenario.scenario import Scenario
 
 if TYPE_CHECKING:
-    from simulator.cluster import FrontEndTimes, Progress
-    from simulator.costs.protocol import StepCost
+    from simulator.cluster import Progress
     from simulator.engines import EngineProfile
     from simulator.results import Result
     from simulator.results.record import RunRecord
+    from simulator.uncertainty import Steps
     from simulator.workload.requests import Requests
 
 
@@ -48,44 +50,44 @@ def simulate(
         )
     import numpy as np
 
-    from simulator.cluster import run_cluster
-    from simulator.resolve import resolve
+    from simulator.cluster import run_groups
+    from simulator.pools import group_of, resolve_pools
     from simulator.results import Result
+    from simulator.results.fleet import Member
     from simulator.uncertainty import uncertainty
     from simulator.workload import build_requests
 
-    resolved = resolve(scenario, base, engine)
+    pools = resolve_pools(scenario, base, engine)
     seed = scenario.measurement.seed
     requests = build_requests(scenario.workload, np.random.default_rng(seed), base)
-    deployment = resolved.deployment
     serving = scenario.deployment
+    # Every pool has a scenario of its own; results are about the whole.
+    first = replace(pools[0].deployment, scenario=scenario)
+    members = [Member(pool.deployment, pool.resolved.cost) for pool in pools]
 
-    def run(
-        traffic: Requests, cost: StepCost, ends: FrontEndTimes, told: Progress | None = None
-    ) -> RunRecord:
-        return run_cluster(
+    def run(traffic: Requests, steps: Sequence[Steps], told: Progress | None = None) -> RunRecord:
+        groups = [
+            group_of(pool, cost, front_end)
+            for pool, (cost, front_end) in zip(pools, steps, strict=True)
+        ]
+        return run_groups(
             traffic,
-            deployment.limits,
-            resolved.layout.blocks,
-            cost,
-            layout=resolved.layout,
-            replicas=serving.replicas,
+            groups,
             router=serving.router,
             seed=seed,
             timeout_s=serving.timeout_s,
             network_s=serving.network_ms / 1e3,
-            front_end=ends,
             oversized=serving.oversized_requests,
             progress=told,
         )
 
-    record = run(requests, resolved.cost, resolved.front_end, progress)
+    steps = [(pool.resolved.cost, pool.resolved.front_end) for pool in pools]
+    record = run(requests, steps, progress)
+    accountant = members[0].accountant
     if not intervals or record.interrupted:
-        return Result(deployment, record, resolved.cost)
+        return Result(first, record, accountant, members=members)
 
     def asked() -> dict[str, Any] | None:
-        return uncertainty(
-            deployment, record, resolved.cost, resolved.cost, resolved.front_end, run
-        )
+        return uncertainty(scenario.measurement, members, record, steps, run)
 
-    return Result(deployment, record, resolved.cost, asked)
+    return Result(first, record, accountant, asked, members)

@@ -19,8 +19,9 @@ import numpy as np
 from simulator.cluster import FrontEndTimes
 from simulator.costs.protocol import Chunk, StepCost
 from simulator.deployment import ResolvedDeployment
+from simulator.results.fleet import Member
 from simulator.results.latency import RequestTimes
-from simulator.results.record import COMPLETED, Accountant, RunRecord
+from simulator.results.record import COMPLETED, Accountant, RunRecord, StepTable
 from simulator.results.window import window_of
 from simulator.scenario.measurement import Measurement
 from simulator.workload.requests import OPEN_LOOP, Floats, Requests
@@ -82,43 +83,49 @@ class Scaled:
         return self._prompts * self._cost.step(sequences, context, local_context, chunks, sampled)
 
 
-Rerun = Callable[[Requests, StepCost, FrontEndTimes], RunRecord]
-"""Runs traffic with other step times through the same deployment."""
+Steps = tuple[StepCost, FrontEndTimes]
+"""How long everything takes on the replicas of a pool."""
+
+Rerun = Callable[[Requests, Sequence[Steps]], RunRecord]
+"""Runs traffic with other times, pool by pool, through the same deployment."""
 
 
 def uncertainty(
-    deployment: ResolvedDeployment,
+    measurement: Measurement,
+    members: Sequence[Member],
     record: RunRecord,
-    cost: StepCost,
-    accountant: Accountant,
-    front_end: FrontEndTimes,
+    steps: Sequence[Steps],
     rerun: Rerun,
 ) -> dict[str, Any] | None:
     """The section of a summary; None if Ctrl-C ended one of its runs.
 
     Args:
-        deployment: what was simulated.
+        measurement: which part of a run counts.
+        members: the pools that were simulated.
         record: of the run.
-        cost, accountant: its cost model, asked and answering.
-        front_end: of its replicas.
+        steps: the times of each pool.
         rerun: see ``Rerun``.
 
     Returns:
         ``level``; ``factors``, a pair of bounds relative to the figure by its path in the summary;
-        ``step_time_factor``, the spread of both kinds of steps; ``requests``, how many the two
-        other runs had.
+        ``step_time_factor``, the spread of both kinds of steps (the widest of any pool);
+        ``requests``, how many the two other runs had.
     """
-    spread = spread_of(deployment, record, accountant)
-    measurement = deployment.scenario.measurement
+    spreads = [
+        spread_of(member.deployment, part, member.accountant)
+        for member, part in zip(members, _steps_of_groups(record), strict=True)
+    ]
     requests = record.requests
     some = _part(requests)
     base = figures(record, measurement)
-    runs = [record if some is requests else rerun(some, cost, front_end)]
+    runs = [record if some is requests else rerun(some, steps)]
     for side in (0, 1):
-        prompts, decode = math.exp(spread.prompts[side]), math.exp(spread.decode[side])
-        slower = Scaled(cost, prompts, decode)
-        around = FrontEndTimes(*(part * prompts for part in front_end))
-        runs.append(rerun(some, slower, around))
+        other = []
+        for spread, (cost, front_end) in zip(spreads, steps, strict=True):
+            prompts, decode = math.exp(spread.prompts[side]), math.exp(spread.decode[side])
+            around = FrontEndTimes(*(part * prompts for part in front_end))
+            other.append((Scaled(cost, prompts, decode), around))
+        runs.append(rerun(some, other))
     if any(run.interrupted for run in runs):
         return None
     start, *found = (figures(run, measurement) for run in runs)
@@ -141,11 +148,26 @@ def uncertainty(
         "level": LEVEL,
         "requests": len(some),
         "step_time_factor": {
-            "with_prompts": [math.exp(end) for end in spread.prompts],
-            "decode_only": [math.exp(end) for end in spread.decode],
+            "with_prompts": _widest([spread.prompts for spread in spreads]),
+            "decode_only": _widest([spread.decode for spread in spreads]),
         },
         "factors": factors,
     }
+
+
+def _widest(ranges: Sequence[Range]) -> list[float]:
+    return [math.exp(min(low for low, _ in ranges)), math.exp(max(high for _, high in ranges))]
+
+
+def _steps_of_groups(record: RunRecord) -> list[StepTable]:
+    """The steps of each pool."""
+    steps = record.steps
+    if len(record.groups) == 1:
+        return [steps]
+    return [
+        steps.select((steps.replica >= group.first) & (steps.replica < group.end))
+        for group in record.groups
+    ]
 
 
 def _part(requests: Requests) -> Requests:
@@ -156,11 +178,10 @@ def _part(requests: Requests) -> Requests:
     return requests.first(MOST_REQUESTS)
 
 
-def spread_of(deployment: ResolvedDeployment, record: RunRecord, accountant: Accountant) -> Spread:
+def spread_of(deployment: ResolvedDeployment, steps: StepTable, accountant: Accountant) -> Spread:
     """What kernels and engine together leave open, as root of the sum of squares."""
     fit = deployment.engine.overheads[-1].fit
     left_out: Mapping[str, Range] = fit.left_out_spread if fit else {}
-    steps = record.steps
     mixed = steps.prefill > 0
     sides = {}
     for name, rows in (("ttft_ms", mixed), ("tpot_ms", ~mixed)):

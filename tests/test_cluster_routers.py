@@ -216,5 +216,6 @@ def test_the_same_seed_gives_the_same_replicas(router: Router) -> None:
 
 def test_every_router_of_a_scenario_exists() -> None:
     assert set(ROUTERS) == {
-        "round_robin", "random", "least_outstanding", "power_of_two", "prefix_aware"
+        "round_robin", "random", "least_outstanding", "power_of_two", "prefix_aware",
+        "session_affinity",
     }  # fmt: skip

@@ -233,6 +233,7 @@ ROUTERS: dict[str, dict[str, Any]] = {
     "least_outstanding": {},
     "power_of_two": {},
     "prefix_aware": {"max_imbalance": 2},
+    "session_affinity": {"max_imbalance": 2},
 }
 
 

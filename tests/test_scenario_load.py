@@ -288,7 +288,7 @@ def test_set_reaches_into_lists(base: Path) -> None:
         ("model.name=x", "model is a single value and has no 'name'; write --set model=value"),
         ("name=[", "the value is not YAML: did not find expected node content"),
         ("name=a\nmodel: b", "the value must be a single one"),
-        ("deployment.router.max_imbalance=3", "deployment.router: needs a 'kind', one of round_robin, random, least_outstanding, power_of_two, prefix_aware"),
+        ("deployment.router.max_imbalance=3", "deployment.router: needs a 'kind', one of round_robin, random, least_outstanding, power_of_two, prefix_aware, session_affinity"),
         ("deployment.router=random", "deployment.router: must be a mapping of keys to values, got 'random'; write it as {kind: random}"),
     ],
 )  # fmt: skip

@@ -233,6 +233,7 @@ def build_engine(
         )
     for where, wrong in {
         "deployment.replicas": scenario.deployment.replicas > 1,
+        "deployment.pools": bool(scenario.deployment.pools),
         "deployment.timeout_s": scenario.deployment.timeout_s is not None,
         "deployment.network_ms": scenario.deployment.network_ms > 0,
         "parallelism.tp": scenario.parallelism.tp != (ranks.size if ranks else 1),

@@ -14,6 +14,7 @@ from simulator.errors import UserError
 
 if TYPE_CHECKING:
     from simulator.deployment import ResolvedDeployment
+    from simulator.pools import ResolvedPool
     from simulator.scenario import Scenario
     from simulator.workload.requests import Requests
 
@@ -53,29 +54,27 @@ def check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     import numpy as np
 
-    from simulator.cluster.feasible import check_requests
-    from simulator.resolve import resolve
+    from simulator.cluster.feasible import check_groups
+    from simulator.pools import group_of, resolve_pools
     from simulator.workload import build_requests
 
     with loaded(file, overrides) as scenario:
-        resolved = resolve(scenario)
+        pools = resolve_pools(scenario)
         rng = np.random.default_rng(scenario.measurement.seed)
         requests = build_requests(scenario.workload, rng)
-        deployment = resolved.deployment
-        refused = check_requests(
-            requests,
-            deployment.limits,
-            resolved.layout,
-            oversized=scenario.deployment.oversized_requests,
-        )
+        groups = [group_of(pool, pool.resolved.cost, pool.resolved.front_end) for pool in pools]
+        refused = check_groups(requests, groups, oversized=scenario.deployment.oversized_requests)
     if as_json:
-        echo_json(_document(deployment, requests, int(refused.sum())))
+        echo_json(_document(scenario, pools, requests, int(refused.sum())))
         return
     click.echo(f"{file} is right.\n")
-    echo_table(["", ""], _deployment_rows(deployment), header=False)
-    click.echo()
-    echo_table(["memory of a device", "GiB"], _memory_rows(deployment), numbers={"GiB"})
-    click.echo("\n".join(_memory_lines(deployment)) + "\n")
+    for pool in pools:
+        if len(pools) > 1:
+            click.echo(f"Pool {pool.name}, role {pool.role}:\n")
+        echo_table(["", ""], _deployment_rows(pool.deployment), header=False)
+        click.echo()
+        echo_table(["memory of a device", "GiB"], _memory_rows(pool.deployment), numbers={"GiB"})
+        click.echo("\n".join(_memory_lines(pool.deployment)) + "\n")
     echo_table(["", ""], _traffic_rows(requests, int(refused.sum())), header=False)
 
 
@@ -143,15 +142,35 @@ def _traffic_rows(requests: Requests, refused: int) -> list[list[str]]:
     ]
 
 
-def _document(deployment: ResolvedDeployment, requests: Requests, refused: int) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def _document(
+    scenario: Scenario, pools: Sequence[ResolvedPool], requests: Requests, refused: int
+) -> dict[str, Any]:
     from simulator.scenario.dump import compact
+
+    several = len(pools) > 1
+    return {
+        "ok": True,
+        "scenario": compact(scenario),
+        **_machine(pools[0].deployment),
+        "devices": sum(pool.deployment.devices for pool in pools),
+        "pools": {pool.name: _machine(pool.deployment) for pool in pools} if several else {},
+        "traffic": {
+            "source": requests.source,
+            "requests": len(requests),
+            "requests_that_never_fit": refused,
+            "input_tokens_mean": float(requests.input_tokens.mean()),
+            "input_tokens_max": int(requests.input_tokens.max()),
+            "output_tokens_mean": float(requests.output_tokens.mean()),
+            "output_tokens_max": int(requests.output_tokens.max()),
+        },
+    }
+
+
+def _machine(deployment: ResolvedDeployment) -> dict[str, Any]:
+    from dataclasses import asdict
 
     limits = deployment.limits
     return {
-        "ok": True,
-        "scenario": compact(deployment.scenario),
         "model": deployment.model.name,
         "hardware": deployment.hardware.name,
         "engine": {"name": deployment.engine.name, "version": deployment.engine.version},
@@ -168,15 +187,6 @@ def _document(deployment: ResolvedDeployment, requests: Requests, refused: int) 
         "precision": asdict(deployment.precision),
         "memory": asdict(deployment.memory),
         "usd_per_device_hour": deployment.usd_per_device_hour,
-        "traffic": {
-            "source": requests.source,
-            "requests": len(requests),
-            "requests_that_never_fit": refused,
-            "input_tokens_mean": float(requests.input_tokens.mean()),
-            "input_tokens_max": int(requests.input_tokens.max()),
-            "output_tokens_mean": float(requests.output_tokens.mean()),
-            "output_tokens_max": int(requests.output_tokens.max()),
-        },
     }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
+from simulator.cluster.groups import ReplicaGroup
 from simulator.deployment import Limits
 from simulator.errors import DoesNotFitError
 from simulator.scenario.policies import FullReservationPolicy
@@ -12,10 +15,38 @@ from simulator.serving.kv_cache import KvLayout
 from simulator.workload.requests import Requests
 
 
+def check_groups(
+    requests: Requests, groups: Sequence[ReplicaGroup], *, oversized: str
+) -> npt.NDArray[np.bool_]:
+    """Which requests can never fit into some replica that they may come to. Shape (n,).
+
+    Raises:
+        DoesNotFitError: as ``check_requests``.
+    """
+    bad = np.zeros(len(requests), dtype=np.bool_)
+    for group in groups:
+        among = None
+        if group.classes is not None:
+            among = np.array([group.serves(name) for name in requests.classes])[requests.class_id]
+        bad |= check_requests(
+            requests, group.limits, group.layout, oversized=oversized, among=among
+        )
+    return bad
+
+
 def check_requests(
-    requests: Requests, limits: Limits, layout: KvLayout, *, oversized: str
+    requests: Requests,
+    limits: Limits,
+    layout: KvLayout,
+    *,
+    oversized: str,
+    among: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Which requests can never fit. Shape (n,).
+
+    Args:
+        oversized: ``error`` or ``reject``.
+        among: requests that may come to such a replica; default: all.
 
     Raises:
         DoesNotFitError: there are such requests and ``oversized`` is ``error``; or the limits
@@ -47,6 +78,8 @@ def check_requests(
     chunked = getattr(limits.policy, "chunked_prefill", True)
     too_wide = np.zeros_like(too_long) if chunked else at_once > limits.max_num_batched_tokens
     bad: npt.NDArray[np.bool_] = too_long | too_big | too_wide
+    if among is not None:
+        bad &= among
     if bad.any() and oversized == "error":
         first = int(np.flatnonzero(bad)[0])
         raise DoesNotFitError(

@@ -8,7 +8,7 @@ from struct import Struct
 
 import numpy as np
 
-from simulator.results.record import COMPLETED, UNFINISHED, Gaps, RunRecord, StepTable
+from simulator.results.record import COMPLETED, UNFINISHED, Gaps, Group, RunRecord, StepTable
 from simulator.workload.requests import Requests
 
 _STEP_COLUMNS = tuple(field.name for field in fields(StepTable))
@@ -80,9 +80,8 @@ class Recorder:
     def record(
         self,
         *,
-        replicas: int,
-        kv_blocks: int,
-        block_size: int,
+        groups: tuple[Group, ...],
+        held: np.ndarray | None,
         end_s: float,
         interrupted: bool,
         wall_s: float,
@@ -112,9 +111,11 @@ class Recorder:
             outcome=np.where(completed, COMPLETED, outcome),
             steps=StepTable(**columns),
             gaps=Gaps(gaps[:, 0].copy(), gaps[:, 1].copy(), gaps[:, 2].astype(np.int64)),
-            replicas=replicas,
-            kv_blocks=kv_blocks,
-            block_size=block_size,
+            replicas=sum(group.count for group in groups),
+            kv_blocks=max(group.kv_blocks for group in groups),
+            block_size=max(group.block_size for group in groups),
+            groups=groups,
+            held=held,
             end_s=end_s,
             interrupted=interrupted,
             wall_s=wall_s,

@@ -6,6 +6,7 @@ import gc
 import math
 import signal
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as List
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -13,14 +14,15 @@ import numpy as np
 from simpy import Environment, Event
 
 from simulator.cluster.clients import Dependents, Sequences
-from simulator.cluster.feasible import check_requests
+from simulator.cluster.feasible import check_groups
+from simulator.cluster.groups import ReplicaGroup
 from simulator.cluster.recorder import Recorder
 from simulator.cluster.replica import Replica
-from simulator.cluster.routers import ROUTERS, Fleet
+from simulator.cluster.routing import Routing
 from simulator.cluster.wake import LAST, NORMAL, Wake
 from simulator.costs.protocol import StepCost
 from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
-from simulator.results.record import REJECTED, TIMED_OUT, RunRecord
+from simulator.results.record import REJECTED, TIMED_OUT, Group, RunRecord
 from simulator.scenario.policies import DynamicPolicy
 from simulator.scenario.routers import RoundRobinRouter, Router
 from simulator.serving.kv_cache import KvLayout
@@ -74,14 +76,36 @@ def run_cluster(
         DoesNotFitError: a request can never be served, and ``oversized`` is ``error``.
         ValueError: the columns of ``requests`` contradict each other.
     """
-    requests.check_integrity()
     if layout is None:
         layout = KvLayout(kv_blocks, limits.block_size)
-    rejected = check_requests(requests, limits, layout, oversized=oversized)
+    group = ReplicaGroup(replicas, limits, layout, cost, front_end)
+    return run_groups(
+        requests, (group,),
+        router=router, seed=seed, timeout_s=timeout_s, network_s=network_s,
+        oversized=oversized, progress=progress,
+    )  # fmt: skip
+
+
+def run_groups(
+    requests: Requests,
+    groups: List[ReplicaGroup],
+    *,
+    router: Router = RoundRobinRouter(),  # noqa: B008 - frozen
+    seed: int = 0,
+    timeout_s: float | None = None,
+    network_s: float = 0.0,
+    oversized: str = "error",
+    progress: Progress | None = None,
+) -> RunRecord:
+    """As ``run_cluster``, with replicas of several kinds; they are numbered group by group.
+
+    Every traffic class is served by some group.
+    """
+    requests.check_integrity()
+    rejected = check_groups(requests, groups, oversized=oversized)
     cluster = _Cluster(
-        requests, limits, layout, cost, rejected,
-        replicas=replicas, router=router, seed=seed, timeout_s=timeout_s,
-        network_s=network_s, front_end=front_end, progress=progress,
+        requests, groups, rejected,
+        router=router, seed=seed, timeout_s=timeout_s, network_s=network_s, progress=progress,
     )  # fmt: skip
     return cluster.run()
 
@@ -92,51 +116,56 @@ class _Cluster:
     def __init__(
         self,
         requests: Requests,
-        limits: Limits,
-        layout: KvLayout,
-        cost: StepCost,
+        groups: List[ReplicaGroup],
         rejected: np.ndarray,
         *,
-        replicas: int,
         router: Router,
         seed: int,
         timeout_s: float | None,
         network_s: float,
-        front_end: FrontEndTimes,
         progress: Progress | None,
     ) -> None:
         self.env = Environment()
         self.requests = requests
         self.recorder = Recorder(requests)
-        self.limits = limits
-        self.layout = layout
+        self.groups = groups
         self.timeout_s = timeout_s
         self.network_s = network_s
         self.progress = progress
         self.ended_count = 0
         self._last_s = 0.0
-        policy = limits.policy
-        window_s = policy.window_ms / 1000 if isinstance(policy, DynamicPolicy) else 0.0
         self._dependents = None if requests.open_loop else Dependents(requests)
-        listening = bool(self._dependents or progress or timeout_s)
-        loads = [0] * replicas
-        response_s = front_end.response_s + network_s
-        self.replicas = [
+        loads = [0] * sum(group.replicas for group in groups)
+        self.replicas: list[Replica] = []
+        for group in groups:
+            self.replicas += self._replicas_of(group, loads)
+        rng = np.random.default_rng([seed, 0x726F757465])
+        self._choose = Routing(
+            groups, self.replicas, loads, router, rng, requests, ("serve",)
+        ).chooser()
+        self._sequences = Sequences(requests)
+        self._rejected: list[bool] | None = rejected.tolist() if rejected.any() else None
+        self._response_s = groups[0].front_end.response_s + network_s
+
+    def _replicas_of(self, group: ReplicaGroup, loads: list[int]) -> list[Replica]:
+        """New replicas of one kind, numbered after those there are."""
+        policy, limits, cost = group.limits.policy, group.limits, group.cost
+        window_s = policy.window_ms / 1000 if isinstance(policy, DynamicPolicy) else 0.0
+        listening = bool(self._dependents or self.progress or self.timeout_s)
+        first = len(self.replicas)
+        return [
             Replica(
                 number, self.env,
-                make_scheduler(limits, layout, cost.local_span, cost.local_is_chunked),
+                make_scheduler(limits, group.layout, cost.local_span, cost.local_is_chunked),
                 cost, self.recorder, loads,
-                front_end=front_end, response_s=response_s, window_s=window_s,
+                front_end=group.front_end,
+                response_s=group.front_end.response_s + self.network_s,
+                window_s=window_s,
                 plans_ahead=limits.async_scheduling,
                 ended=self._ended if listening else None,
             )
-            for number in range(replicas)
+            for number in range(first, first + group.replicas)
         ]  # fmt: skip
-        rng = np.random.default_rng([seed, 0x726F757465])
-        self._choose = ROUTERS[router.kind](Fleet(self.replicas, loads), router, rng).choose
-        self._sequences = Sequences(requests)
-        self._rejected: list[bool] | None = rejected.tolist() if rejected.any() else None
-        self._response_s = response_s
 
     # --- clients ---------------------------------------------------------------------------------
 
@@ -267,13 +296,18 @@ class _Cluster:
                 replica.scheduler.check_integrity()
         last = max(self._last_s, *(replica.last_s for replica in self.replicas))
         return self.recorder.record(
-            replicas=len(self.replicas),
-            kv_blocks=self.layout.blocks,
-            block_size=self.layout.block_size,
+            groups=tuple(self._recorded()),
+            held=None,
             end_s=max(last, float(self.env.now)) if interrupted else last,
             interrupted=interrupted,
             wall_s=perf_counter() - started,
         )
+
+    def _recorded(self) -> Iterator[Group]:
+        first = 0
+        for group in self.groups:
+            yield group.recorded(first)
+            first += group.replicas
 
     def _note_progress(self) -> None:
         """After an interruption: what the requests under way had got until then."""

@@ -2,23 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from simulator.deployment import MemoryBudget, ResolvedDeployment
 from simulator.hardware.efficiency import Provenance
+from simulator.results.fleet import Member
 from simulator.results.record import RunRecord
 from simulator.scenario.base import Model
 from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
 
 
-def simulated_section(deployment: ResolvedDeployment, record: RunRecord) -> dict[str, Any]:
-    """Model, hardware, engine, traffic and routing after all defaults."""
+def simulated_section(
+    deployment: ResolvedDeployment, members: Sequence[Member], record: RunRecord
+) -> dict[str, Any]:
+    """Model, hardware, engine, traffic and routing after all defaults. Where there are several
+    pools, model, hardware and engine are the first one's, and ``pools`` has those of each."""
+    requests = record.requests
+    scenario = deployment.scenario
+    serving = scenario.deployment
+    replicas = sum(group.count for group in record.groups)
+    first = _machine(members[0].deployment)
+    counts = [m.deployment.devices_per_replica * g.count
+              for m, g in zip(members, record.groups, strict=True)]  # fmt: skip
+    first["hardware"] |= {"devices": sum(counts), "replicas": replicas}
+    pools = {
+        group.name: {
+            "role": group.role,
+            "replicas": group.count,
+            "devices": devices,
+            **_machine(member.deployment),
+        }
+        for member, group, devices in zip(members, record.groups, counts, strict=True)
+    }
+    return {
+        **first,
+        "pools": pools if len(pools) > 1 else {},
+        "traffic": {
+            "source": requests.source,
+            "loop": _loop(requests),
+            "concurrency": sum(requests.pool_concurrency) or None,
+            "classes": list(requests.classes),
+            "input_tokens_mean": _mean(requests.input_tokens.sum(), len(requests)),
+            "output_tokens_mean": _mean(requests.output_tokens.sum(), len(requests)),
+        },
+        "router": serving.router.kind if replicas > 1 else None,
+        "timeout_s": serving.timeout_s,
+        "network_ms": serving.network_ms,
+        "seed": scenario.measurement.seed,
+    }
+
+
+def _machine(deployment: ResolvedDeployment) -> dict[str, Any]:
+    """Model, hardware, engine and memory of one replica."""
     from simulator.models.counting import active_parameters, kv_bytes_per_token, parameters
 
     model, hardware, engine = deployment.model, deployment.hardware, deployment.engine
     precision, limits = deployment.precision, deployment.limits
-    requests = record.requests
-    serving = deployment.scenario.deployment
     return {
         "model": {
             "name": model.name,
@@ -34,9 +74,7 @@ def simulated_section(deployment: ResolvedDeployment, record: RunRecord) -> dict
         "hardware": {
             "name": hardware.name,
             "title": hardware.title,
-            "devices": deployment.devices,
             "devices_per_replica": deployment.devices_per_replica,
-            "replicas": serving.replicas,
             "efficiency": _provenance(hardware.efficiency.seen_by(engine.name).provenance),
             "power": _provenance(hardware.power.curve.provenance),
         },
@@ -54,18 +92,6 @@ def simulated_section(deployment: ResolvedDeployment, record: RunRecord) -> dict
             "cuda_graphs": limits.cuda_graphs,
         },
         "memory_per_device": memory_section(deployment.memory),
-        "traffic": {
-            "source": requests.source,
-            "loop": _loop(requests),
-            "concurrency": sum(requests.pool_concurrency) or None,
-            "classes": list(requests.classes),
-            "input_tokens_mean": _mean(requests.input_tokens.sum(), len(requests)),
-            "output_tokens_mean": _mean(requests.output_tokens.sum(), len(requests)),
-        },
-        "router": serving.router.kind if serving.replicas > 1 else None,
-        "timeout_s": serving.timeout_s,
-        "network_ms": serving.network_ms,
-        "seed": deployment.scenario.measurement.seed,
     }
 
 

@@ -141,7 +141,7 @@ def over_time(result: Result) -> dict[str, Figure]:
     for rows, bins, overlap in pairs:
         made += np.bincount(bins, tokens[rows] * overlap, BINS)
         prompts += np.bincount(bins, computed[rows] * overlap, BINS)
-    use = 100 * steps.kv_blocks / record.kv_blocks
+    use = 100 * steps.kv_blocks / record.blocks_of(steps.replica)
     load = [
         *_band(_series(record.replicas, width, pairs, steps.running), middle, "running", 0),
         *_band(_series(record.replicas, width, pairs, steps.waiting), middle, "waiting", 1),

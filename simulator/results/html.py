@@ -28,6 +28,7 @@ from simulator.results.phrases import (
     interval_row,
     interval_title,
     model_line,
+    pool_lines,
     slo_lines,
     traffic_line,
 )
@@ -93,6 +94,7 @@ def _header(summary: Summary) -> str:
         ("Engine", engine_line(summary)),
         ("Traffic", traffic_line(summary)),
         ("Counted", counted_line(summary)),
+        *pool_lines(summary),
     ]
     return (
         f"<header><h1>{escape(summary['name'])}</h1>"

@@ -120,7 +120,7 @@ def _steps(record: RunRecord) -> Iterator[str]:
     yield from _all(steps.steps >= 1, "step row {} stands for no step")
     yield from _all((steps.first_s >= 0) & (last >= 0), "step row {} has a negative duration")
     yield from _all(
-        (steps.kv_blocks >= 0) & (steps.kv_blocks <= record.kv_blocks),
+        (steps.kv_blocks >= 0) & (steps.kv_blocks <= record.blocks_of(steps.replica)),
         "step row {} uses more KV blocks than there are",
     )
     yield from _all((steps.waiting >= 0) & (steps.running >= 0), "step row {} has a negative queue")

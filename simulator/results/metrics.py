@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,16 @@ from simulator import __version__
 from simulator.deployment import ResolvedDeployment
 from simulator.results.advice import notes, warnings
 from simulator.results.describe import simulated_section
+from simulator.results.fleet import Member, Part, added, parts_of
 from simulator.results.integrity import violations
 from simulator.results.latency import RequestTimes, gap_statistics, statistics
-from simulator.results.money import cost_section, energy_section
+from simulator.results.money import cost_section, devices_held, energy_section
 from simulator.results.quantiles import GapDistribution
-from simulator.results.rates import delivered, request_section, throughput_section
-from simulator.results.record import Accountant, Gaps, RunRecord, StepTable
+from simulator.results.rates import Delivered, delivered, request_section, throughput_section
+from simulator.results.record import Gaps, RunRecord, StepTable
 from simulator.results.slo import slo_section
 from simulator.results.stretches import cut_at
-from simulator.results.totals import totals
 from simulator.results.usage import (
-    kv_grows,
     kv_section,
     littles_law,
     scheduling_section,
@@ -36,22 +36,28 @@ SCHEMA_VERSION = 1
 def summarize(
     deployment: ResolvedDeployment,
     record: RunRecord,
-    accountant: Accountant,
+    members: Sequence[Member],
     window: Window,
     times: RequestTimes,
     gaps: GapDistribution,
     uncertainty: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The summary: a nested dictionary that JSON can hold, with units in its keys and null for
-    what is undefined. The same run gives the same summary, bit for bit."""
-    sums = totals(record, accountant, window, kv_grows=kv_grows(deployment))
-    out = delivered(record, window, sums)
+    what is undefined. The same run gives the same summary, bit for bit.
+
+    Args:
+        deployment: the first pool's; its scenario is the run's own.
+        members: the pools, in the order of the record's groups.
+    """
+    parts = parts_of(members, record, window)
+    out = delivered(record, window, added(parts))
+    devices = devices_held(parts, window)
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "product": {"name": "servecast", "version": __version__},
         "name": deployment.scenario.name,
         "description": deployment.scenario.description,
-        "simulated": simulated_section(deployment, record),
+        "simulated": simulated_section(deployment, members, record),
         "run": {
             "simulated_s": end_of_run(record),
             "interrupted": record.interrupted,
@@ -59,17 +65,14 @@ def summarize(
         },
         "requests": request_section(record, window),
         "latency": _latency_section(window, times, gaps),
-        "throughput": throughput_section(deployment, times, window, out),
+        "throughput": throughput_section(devices, times, window, out),
         "slo": slo_section(deployment, times, window),
         "classes": _classes_section(record, window, times),
-        "kv_cache": kv_section(deployment, record, window, sums),
-        "scheduling": scheduling_section(deployment, record, window, sums),
-        "utilization": utilization_section(deployment, record, accountant, window, sums),
-        "energy": energy_section(deployment, record, accountant, window, sums, out),
-        "cost": cost_section(deployment, record, window, out),
+        **_used(parts, window, out),
+        "pools": _pools_section(parts, window),
         "checks": {
             "violations": list(violations(record)),
-            "littles_law": littles_law(deployment, record, sums),
+            "littles_law": littles_law(parts, record),
         },
     }
     summary["uncertainty"] = _uncertainty_section(summary, uncertainty)
@@ -77,6 +80,33 @@ def summarize(
     summary["notes"] = list(notes(deployment, record, window, summary))
     summary["scenario"] = deployment.scenario.model_dump(mode="json")
     return summary
+
+
+def _used(parts: Sequence[Part], window: Window, out: Delivered) -> dict[str, Any]:
+    """What the replicas of some pools did, and what it took."""
+    return {
+        "kv_cache": kv_section(parts),
+        "scheduling": scheduling_section(parts, window),
+        "utilization": utilization_section(parts),
+        "energy": energy_section(parts, window, out),
+        "cost": cost_section(parts, window, out),
+    }
+
+
+def _pools_section(parts: Sequence[Part], window: Window) -> dict[str, Any]:
+    """The same of each pool, where there are several."""
+    if len(parts) < 2:
+        return {}
+    return {
+        part.name: {
+            "role": part.role,
+            "replicas": part.record.replicas,
+            "devices": part.record.replicas * part.devices_per_replica,
+            "requests": part.window.requests,
+            **_used([part], window, delivered(part.record, window, part.sums)),
+        }
+        for part in parts
+    }
 
 
 def _uncertainty_section(

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from simulator.deployment import ResolvedDeployment
+from simulator.results.fleet import Part
 from simulator.results.rates import Delivered
-from simulator.results.record import Accountant, RunRecord
-from simulator.results.totals import Totals
-from simulator.results.window import Window, end_of_run
+from simulator.results.window import Window
 
 J_PER_KWH = 3.6e6
 
 
-def energy_section(
-    deployment: ResolvedDeployment,
-    record: RunRecord,
-    accountant: Accountant,
-    window: Window,
-    sums: Totals,
-    out: Delivered,
-) -> dict[str, Any]:
+def energy_section(parts: Sequence[Part], window: Window, out: Delivered) -> dict[str, Any]:
     """Power and energy of all devices, idle time included, times PUE; carbon if the scenario gives
     the grid's intensity. Per token and request: the window's energy over what came out in it."""
-    pue = deployment.scenario.energy.pue
-    intensity = deployment.scenario.energy.grid_gco2e_per_kwh
+    energy = parts[0].deployment.scenario.energy
+    pue, intensity = energy.pue, energy.grid_gco2e_per_kwh
     span = window.duration_s
-    idle_j = accountant.idle_w * max(0.0, record.replicas * span - sums.busy_s)
-    joules = pue * (sums.step_energy_j + idle_j)
-    run_idle_s = max(0.0, record.replicas * end_of_run(record) - sums.run_busy_s)
-    run_joules = pue * (sums.run_energy_j + accountant.idle_w * run_idle_s)
+    idle_j = sum(
+        part.accountant.idle_w * max(0.0, part.held_s - part.sums.busy_s) for part in parts
+    )
+    joules = pue * (sum(part.sums.step_energy_j for part in parts) + idle_j)
+    run_joules = pue * sum(
+        part.sums.run_energy_j
+        + part.accountant.idle_w * max(0.0, part.run_held_s - part.sums.run_busy_s)
+        for part in parts
+    )
+    devices = devices_held(parts, window)
     carbon = None if intensity is None else intensity / J_PER_KWH
 
     def grams(energy_j: float | None) -> float | None:
@@ -39,7 +37,7 @@ def energy_section(
     return {
         "pue": pue,
         "power_w_mean": joules / span if span > 0 else None,
-        "power_w_mean_per_device": joules / span / deployment.devices if span > 0 else None,
+        "power_w_mean_per_device": joules / span / devices if devices > 0 else None,
         "energy_kwh": joules / J_PER_KWH,
         "idle_share": pue * idle_j / joules if joules > 0 else None,
         "joules_per_output_token": per_token,
@@ -54,17 +52,19 @@ def energy_section(
     }
 
 
-def cost_section(
-    deployment: ResolvedDeployment, record: RunRecord, window: Window, out: Delivered
-) -> dict[str, Any]:
+def cost_section(parts: Sequence[Part], window: Window, out: Delivered) -> dict[str, Any]:
     """Price of all devices held through the window, busy or not, over what came out in it."""
-    price = deployment.usd_per_device_hour
-    per_hour = None if price is None else price * deployment.devices
-    spent = None if per_hour is None else per_hour * window.duration_s / 3600
-    run = None if per_hour is None else per_hour * end_of_run(record) / 3600
+    prices = [part.deployment.usd_per_device_hour for part in parts]
+    spent = _paid(parts, [part.held_s for part in parts])
+    run = _paid(parts, [part.run_held_s for part in parts])
+    span = window.duration_s
+    per_hour = _paid(parts, [3600.0 * part.record.replicas for part in parts])
+    if per_hour is not None and spent is not None and span > 0:
+        per_hour = spent / span * 3600
+    same = len(set(prices)) == 1
     return {
-        "usd_per_device_hour": price,
-        "price_note": deployment.price_note,
+        "usd_per_device_hour": prices[0] if same else None,
+        "price_note": "; ".join(dict.fromkeys(part.deployment.price_note for part in parts)),
         "usd_per_hour": per_hour,
         "usd": spent,
         "usd_per_request": _per(spent, out.requests),
@@ -72,6 +72,25 @@ def cost_section(
         "usd_per_million_total_tokens": _per(spent, out.total_tokens, 1e6),
         "whole_run_usd": run,
     }
+
+
+def devices_held(parts: Sequence[Part], window: Window) -> float:
+    """Devices held on average over the window."""
+    span = window.duration_s
+    if span <= 0:
+        return 0.0
+    return sum(part.held_s * part.devices_per_replica for part in parts) / span
+
+
+def _paid(parts: Sequence[Part], held_s: list[float]) -> float | None:
+    """What the devices cost for so many replica-seconds; None if a price is not known."""
+    total = 0.0
+    for part, seconds in zip(parts, held_s, strict=True):
+        price = part.deployment.usd_per_device_hour
+        if price is None:
+            return None
+        total += price * part.devices_per_replica * seconds / 3600
+    return total
 
 
 def _per(amount: float | None, count: int, scale: float = 1.0) -> float | None:

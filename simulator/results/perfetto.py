@@ -77,7 +77,7 @@ def _replica(result: Result, replica: int, group: int) -> list[Event]:
         summed(steps.prefill_tokens), summed(steps.wasted_tokens),
         steps.decode[last].tolist(), steps.prefill[last].tolist(),
         steps.running[last].tolist(), steps.waiting[last].tolist(),
-        (steps.kv_blocks[last] / record.kv_blocks).tolist(), strict=True,
+        (steps.kv_blocks[last] / record.blocks_of(steps.replica[last])).tolist(), strict=True,
     )  # fmt: skip
     events: list[Event] = []
     pid = replica + 1

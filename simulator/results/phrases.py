@@ -42,8 +42,29 @@ LOOPS = {
 }
 
 
+def pool_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Each pool's name and what it is; nothing where there is one."""
+    used = summary["pools"]
+    lines = []
+    for name, pool in summary["simulated"]["pools"].items():
+        tp = pool["hardware"]["devices_per_replica"]
+        size = f"{pool['replicas']} × {tp}" if tp > 1 else f"{pool['replicas']}"
+        role = "" if pool["role"] == "serve" else f"{pool['role']} · "
+        busy = used[name]["utilization"]["busy_share"]
+        kv = used[name]["kv_cache"]["use_mean"]
+        lines.append(
+            (name, f"{role}{size} {pool['hardware']['title']} · {pool['model']['name']} · "
+             f"{number(used[name]['requests'])} requests · busy {percent(busy)} · "
+             f"KV cache {percent(kv)}")
+        )  # fmt: skip
+    return lines
+
+
 def model_line(summary: dict[str, Any]) -> str:
     """llama-3.1-8b · 8.03 B parameters · weights bf16, KV cache bf16."""
+    names = {pool["model"]["name"] for pool in summary["simulated"]["pools"].values()}
+    if len(names) > 1:
+        return ", ".join(sorted(names))
     model = summary["simulated"]["model"]
     size = f"{parameters(model['parameters'])} parameters"
     if model["active_parameters"] != model["parameters"]:
@@ -57,6 +78,14 @@ def model_line(summary: dict[str, Any]) -> str:
 def hardware_line(summary: dict[str, Any]) -> str:
     """4 × NVIDIA H100 SXM · 2 replicas of tensor parallelism 2, prefix_aware."""
     hardware = summary["simulated"]["hardware"]
+    pools = summary["simulated"]["pools"]
+    if pools:
+        kinds: dict[str, int] = {}
+        for pool in pools.values():
+            title = pool["hardware"]["title"]
+            kinds[title] = kinds.get(title, 0) + pool["devices"]
+        devices = " + ".join(f"{count} × {title}" for title, count in kinds.items())
+        return f"{devices} · {len(pools)} pools, router {summary['simulated']['router']}"
     text = f"{hardware['devices']} × {hardware['title']}"
     if hardware["replicas"] > 1:
         text += f" · {hardware['replicas']} replicas, router {summary['simulated']['router']}"

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from simulator.deployment import ResolvedDeployment
 from simulator.results.latency import RequestTimes, speed_statistics
 from simulator.results.record import OUTCOMES, RunRecord
 from simulator.results.totals import Totals
@@ -69,9 +68,10 @@ def _by_name(counts: np.ndarray, unsent: int = 0) -> dict[str, int]:
 
 
 def throughput_section(
-    deployment: ResolvedDeployment, times: RequestTimes, window: Window, out: Delivered
+    devices: float, times: RequestTimes, window: Window, out: Delivered
 ) -> dict[str, Any]:
-    """Rates over the window; null if the window has no length."""
+    """Rates over the window, in which ``devices`` were held on average; null if the window has no
+    length."""
     record = times.record
     span = window.duration_s
     sent = (record.sent_s >= window.start_s) & (record.sent_s <= window.end_s)
@@ -84,8 +84,8 @@ def throughput_section(
         "requests_per_s": rate(out.requests),
         "output_tokens_per_s": rate(out.output_tokens),
         "total_tokens_per_s": rate(out.total_tokens),
-        "output_tokens_per_s_per_device": rate(out.output_tokens / deployment.devices),
-        "total_tokens_per_s_per_device": rate(out.total_tokens / deployment.devices),
+        "output_tokens_per_s_per_device": rate(out.output_tokens / devices) if devices else None,
+        "total_tokens_per_s_per_device": rate(out.total_tokens / devices) if devices else None,
         "output_tokens_per_s_per_user": speed_statistics(times.tpot_ms[window.counted]),
         "requests": out.requests,
         "output_tokens": out.output_tokens,

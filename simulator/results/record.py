@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from simulator.scenario.pools import Role
 from simulator.workload.requests import Floats, Ints, Requests
 
 COMPLETED, REJECTED, TIMED_OUT, UNFINISHED = range(4)
@@ -109,6 +110,23 @@ class Gaps:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Replicas of one kind, numbered from ``first`` on: a pool."""
+
+    name: str
+    role: Role
+    first: int
+    count: int
+    kv_blocks: int
+    block_size: int
+
+    @property
+    def end(self) -> int:
+        """The number after its last replica's."""
+        return self.first + self.count
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """Columns of one run. Times are simulated seconds; request columns have shape (n,).
 
@@ -123,7 +141,11 @@ class RunRecord:
         preemptions: how often it lost its KV blocks.
         replica: who served it, -1 for nobody.
         outcome: index into OUTCOMES.
-        kv_blocks: usable KV blocks of a replica.
+        kv_blocks: usable KV blocks of a replica (of the largest one).
+        block_size: tokens a block (of the largest one).
+        groups: the pools; if none is given, all replicas are one, named ``default``.
+        held: when replicas' devices were held, as rows of replica, from, until (s); None: all of
+            them, all the time.
         end_s: when the last event happened.
         interrupted: the user stopped the run; everything up to ``end_s`` is complete.
         wall_s: seconds of real time the clock ran.
@@ -148,6 +170,21 @@ class RunRecord:
     end_s: float
     interrupted: bool = False
     wall_s: float = 0.0
+    groups: tuple[Group, ...] = ()
+    held: Floats | None = None
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            whole = Group("default", "serve", 0, self.replicas, self.kv_blocks, self.block_size)
+            object.__setattr__(self, "groups", (whole,))
+
+    def blocks_of(self, replica: Ints) -> Ints:
+        """KV blocks of each of these replicas. Shape as given."""
+        if len(self.groups) == 1:
+            return np.full(np.shape(replica), self.kv_blocks)
+        ends = [group.end for group in self.groups]
+        blocks = np.array([group.kv_blocks for group in self.groups])
+        return blocks[np.searchsorted(ends, replica, side="right")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.deployment import ResolvedDeployment
 from simulator.errors import UserError
+from simulator.results.fleet import Member
 from simulator.results.integrity import check_integrity
 from simulator.results.latency import RequestTimes
 from simulator.results.metrics import SCHEMA_VERSION, counted_gaps, summarize
@@ -29,6 +30,9 @@ class Result:
         deployment: what was simulated.
         record: what the clock left behind.
         accountant: prices its steps.
+        members: the pools, in the order of the record's groups; None: the deployment is the only
+            one. Where there are several, ``deployment`` has the run's own scenario and is otherwise
+            the first pool's.
         uncertainty: works out the section of the summary of that name; None: there is none.
     """
 
@@ -38,10 +42,12 @@ class Result:
         record: RunRecord,
         accountant: Accountant,
         uncertainty: Callable[[], dict[str, Any] | None] | None = None,
+        members: Sequence[Member] | None = None,
     ) -> None:
         self.deployment = deployment
         self.record = record
         self.accountant = accountant
+        self.members = members or (Member(deployment, accountant),)
         self._uncertainty = uncertainty
 
     def __repr__(self) -> str:
@@ -66,7 +72,7 @@ class Result:
     @cached_property
     def _summary(self) -> dict[str, Any]:
         return summarize(
-            self.deployment, self.record, self.accountant, self.window, self.times, self.gaps,
+            self.deployment, self.record, self.members, self.window, self.times, self.gaps,
             self._uncertainty() if self._uncertainty is not None else None,
         )  # fmt: skip
 

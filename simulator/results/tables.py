@@ -70,5 +70,5 @@ def timeline_columns(result: Result) -> Columns:
         "waiting": steps.waiting,
         "kv_blocks": steps.kv_blocks,
         "kv_tokens": steps.kv_tokens,
-        "kv_use": steps.kv_blocks / record.kv_blocks,
+        "kv_use": steps.kv_blocks / record.blocks_of(steps.replica),
     }

@@ -22,6 +22,7 @@ from simulator.results.phrases import (
     interval_row,
     interval_title,
     model_line,
+    pool_lines,
     slo_lines,
     traffic_line,
 )
@@ -127,6 +128,7 @@ def _what(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("Engine", engine_line(summary)),
         ("Traffic", traffic_line(summary)),
         ("Counted", counted_line(summary)),
+        *pool_lines(summary),
     ]
 
 

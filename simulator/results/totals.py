@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +81,28 @@ class Totals:
     def busy_s(self) -> float:
         """Replica-seconds within the window in which a step ran."""
         return sum(phase.busy_s for phase in self.phases.values())
+
+
+def summed(parts: Sequence[Totals]) -> Totals:
+    """Sums of sums; maxima are those of any."""
+    result = Totals()
+    for part in parts:
+        for f in fields(Totals):
+            if f.name == "phases":
+                continue
+            mine, other = getattr(result, f.name), getattr(part, f.name)
+            most = f.name.startswith("most_")
+            setattr(result, f.name, max(mine, other) if most else mine + other)
+        for name, phase in part.phases.items():
+            into = result.phases[name]
+            into.steps += phase.steps
+            into.busy_s += phase.busy_s
+            for sums, more in (
+                (into.operator_s, phase.operator_s), (into.resource_s, phase.resource_s)
+            ):  # fmt: skip
+                for key, seconds in more.items():
+                    sums[key] = sums.get(key, 0.0) + seconds
+    return result
 
 
 def totals(record: RunRecord, accountant: Accountant, window: Window, *, kv_grows: bool) -> Totals:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from simulator.deployment import ResolvedDeployment
-from simulator.results.record import TIMED_OUT, Accountant, RunRecord
+from simulator.results.fleet import Part, added
+from simulator.results.record import TIMED_OUT, RunRecord
 from simulator.results.totals import PhaseTotals, Totals
 from simulator.results.window import Window, end_of_run
 from simulator.workload.requests import Floats
-
-_GROWING = ("continuous", "prefill_first")
 
 RESOURCES = {
     "compute": "compute-bound",
@@ -25,20 +25,13 @@ RESOURCES = {
 """What to say when a resource binds most of the time."""
 
 
-def kv_grows(deployment: ResolvedDeployment) -> bool:
-    """Whether the policy takes KV blocks as tokens come, instead of reserving them."""
-    return deployment.limits.policy.kind in _GROWING
-
-
-def scheduling_section(
-    deployment: ResolvedDeployment, record: RunRecord, window: Window, sums: Totals
-) -> dict[str, Any]:
+def scheduling_section(parts: Sequence[Part], window: Window) -> dict[str, Any]:
     """Batch, queue and preemptions; figures of one replica, averaged over all of them."""
-    span = window.duration_s * record.replicas
-    counted = window.counted
+    sums = added(parts)
+    span = sum(part.held_s for part in parts)
     computed = sums.prefill_tokens
-    waiting = waiting_time_s(deployment, record, window)
-    preempted = record.preemptions[counted]
+    waiting = sum(waiting_time_s(part.deployment, part.record, window) for part in parts)
+    preempted = np.concatenate([part.record.preemptions[part.window.counted] for part in parts])
     return {
         "steps": sums.steps,
         "step_ms_mean": 1e3 * sums.busy_s / sums.steps if sums.steps else None,
@@ -93,62 +86,68 @@ def response_s(deployment: ResolvedDeployment) -> float:
     return (deployment.engine.front_end.response_ms + network_ms) / 1e3
 
 
-def kv_section(
-    deployment: ResolvedDeployment, record: RunRecord, window: Window, sums: Totals
-) -> dict[str, Any]:
+def kv_section(parts: Sequence[Part]) -> dict[str, Any]:
     """KV blocks in use on a replica, what they hold, and what the prefix cache saved."""
-    span = window.duration_s * record.replicas
-    started = window.counted & np.isfinite(record.start_s)
-    prompt = int(record.requests.input_tokens[started].sum())
-    allocated = sums.kv_blocks_s * record.block_size
+    sums = added(parts)
+    prompt = cached = 0
+    for part in parts:
+        started = part.window.counted & np.isfinite(part.record.start_s)
+        prompt += int(part.record.requests.input_tokens[started].sum())
+        cached += int(part.record.cached_tokens[started].sum())
+    usable = sum(part.held_s * part.record.kv_blocks for part in parts)
+    allocated = sum(part.sums.kv_blocks_s * part.record.block_size for part in parts)
     return {
-        "blocks": record.kv_blocks,
-        "block_tokens": record.block_size,
-        "use_mean": sums.kv_blocks_s / (span * record.kv_blocks) if span > 0 else None,
-        "use_max": sums.most_kv_blocks / record.kv_blocks,
+        "blocks": _only([part.record.kv_blocks for part in parts]),
+        "block_tokens": _only([part.record.block_size for part in parts]),
+        "use_mean": sums.kv_blocks_s / usable if usable > 0 else None,
+        "use_max": max(part.sums.most_kv_blocks / part.record.kv_blocks for part in parts),
         "stored_over_allocated_tokens": sums.kv_tokens_s / allocated if allocated else None,
-        "fragmentation": _fragmentation(deployment, record, sums, allocated),
-        "prefix_hit_rate": int(record.cached_tokens[started].sum()) / prompt if prompt else None,
+        "fragmentation": _fragmentation(parts, sums, allocated),
+        "prefix_hit_rate": cached / prompt if prompt else None,
     }
 
 
-def _fragmentation(
-    deployment: ResolvedDeployment, record: RunRecord, sums: Totals, allocated: float
-) -> float | None:
+def _only(values: list[int]) -> int | None:
+    """The value that all have; None where they differ."""
+    return values[0] if len(set(values)) == 1 else None
+
+
+def _fragmentation(parts: Sequence[Part], sums: Totals, allocated: float) -> float | None:
     """Share of the allocated slots that hold no token. Undefined where a token does not take one
     slot of its own: blocks of shared prefixes hold it for several sequences, and layers with local
     attention drop it."""
-    shared = deployment.limits.prefix_caching and bool(record.cached_tokens.any())
-    local = any(group.span.kind != "full" for group in deployment.model.groups)
-    if not allocated or shared or (local and deployment.engine.hybrid_kv):
-        return None
-    return max(0.0, 1.0 - sums.kv_tokens_s / allocated)
+    for part in parts:
+        deployment = part.deployment
+        shared = deployment.limits.prefix_caching and bool(part.record.cached_tokens.any())
+        local = any(group.span.kind != "full" for group in deployment.model.groups)
+        if shared or (local and deployment.engine.hybrid_kv):
+            return None
+    return max(0.0, 1.0 - sums.kv_tokens_s / allocated) if allocated else None
 
 
-def utilization_section(
-    deployment: ResolvedDeployment,
-    record: RunRecord,
-    accountant: Accountant,
-    window: Window,
-    sums: Totals,
-) -> dict[str, Any]:
-    """Shares of the window's time, of the peaks, and what binds."""
-    span = window.duration_s * record.replicas
+def utilization_section(parts: Sequence[Part]) -> dict[str, Any]:
+    """Shares of the time in which devices were held, of the peaks, and what binds."""
+    sums = added(parts)
+    span = sum(part.held_s for part in parts)
     busy = sums.busy_s
-    flops, hbm = (
-        sums.model_flops / accountant.peak_flops,
-        sums.hbm_bytes / accountant.peak_bytes_per_s,
-    )
 
-    def over(part: float, whole: float) -> float | None:
-        return part / whole if whole > 0 else None
+    def over(amount: float, whole: float) -> float | None:
+        return amount / whole if whole > 0 else None
+
+    def of_peak(amount: str, peak: str, *, held: bool) -> float | None:
+        done = sum(getattr(part.sums, amount) for part in parts)
+        most = sum(
+            getattr(part.accountant, peak) * (part.held_s if held else part.sums.busy_s)
+            for part in parts
+        )
+        return over(done, most)
 
     return {
         "busy_share": over(min(busy, span), span),  # sums of times are rounded
-        "mfu": over(flops, span),
-        "mbu": over(hbm, span),
-        "mfu_while_busy": over(flops, busy),
-        "mbu_while_busy": over(hbm, busy),
+        "mfu": of_peak("model_flops", "peak_flops", held=True),
+        "mbu": of_peak("hbm_bytes", "peak_bytes_per_s", held=True),
+        "mfu_while_busy": of_peak("model_flops", "peak_flops", held=False),
+        "mbu_while_busy": of_peak("hbm_bytes", "peak_bytes_per_s", held=False),
         "link_gb_per_s_per_device_mean": over(sums.link_bytes / 1e9, span),
         "link_busy_share": over(
             sum(phase.resource_s.get("network", 0.0) for phase in sums.phases.values()), span
@@ -192,17 +191,18 @@ def verdict(sums: Totals) -> str:
     return "; ".join(parts) if parts else "no step ran within the window"
 
 
-def littles_law(deployment: ResolvedDeployment, record: RunRecord, sums: Totals) -> dict[str, Any]:
+def littles_law(parts: Sequence[Part], record: RunRecord) -> dict[str, Any]:
     """Requests in service on average over the whole run, counted in two independent ways: from the
     steps (L) and from the requests' own times (arrival rate λ × mean stay W). The stay runs from
     the first step to the end, so λ·W exceeds L by the time that preempted requests wait."""
     span = end_of_run(record)
-    stay = _left_s(deployment, record) - record.start_s
+    stays = [_left_s(part.deployment, part.record) - part.record.start_s for part in parts]
+    stay = np.concatenate(stays)
     stay = np.maximum(stay[np.isfinite(stay)], 0.0)
     if span <= 0 or not len(stay):
         return {"l": None, "lambda_per_s": None, "w_s": None, "lambda_w": None}
     return {
-        "l": sums.run_running_s / span,
+        "l": added(parts).run_running_s / span,
         "lambda_per_s": len(stay) / span,
         "w_s": float(stay.mean()),
         "lambda_w": float(stay.sum()) / span,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from simulator.scenario.base import Model, NonNegativeFloat, PositiveFloat
+from simulator.scenario.pools import Pool, Replicas
 from simulator.scenario.routers import RoundRobinRouter, Router
 
 
 class Deployment(Model):
     """Replicas and how traffic reaches them."""
 
-    replicas: Annotated[int, Field(ge=1, le=4096, strict=True)] = Field(
-        1, description="copies of the model, each on devices of its own"
+    replicas: Replicas = Field(1, description="copies of the model, each on devices of its own")
+    pools: Annotated[tuple[Pool, ...], Field(max_length=64)] = Field(
+        (), description="replicas of several kinds, instead of ``replicas``"
     )
     router: Router = Field(RoundRobinRouter(), description="which replica a request goes to")
     timeout_s: PositiveFloat | None = Field(
@@ -25,3 +27,20 @@ class Deployment(Model):
         description="what becomes of a request that can never fit the context or the KV cache",
     )
     network_ms: NonNegativeFloat = Field(0.0, description="one-way delay between client and server")
+
+    @model_validator(mode="after")
+    def _replicas_or_pools(self) -> Deployment:
+        if not self.pools:
+            return self
+        if "replicas" in self.model_fields_set and self.replicas != 1:
+            raise ValueError("give either replicas or pools, whose replicas count for themselves")
+        names = [pool.name for pool in self.pools]
+        if len(set(names)) != len(names):
+            raise ValueError("two pools have the same name")
+        roles = {pool.role for pool in self.pools}
+        if roles not in ({"serve"}, {"prefill", "decode"}):
+            raise ValueError(
+                "the roles of pools must all be serve, or be prefill and decode with at least one "
+                "pool each"
+            )
+        return self

@@ -135,6 +135,8 @@ def _default(name: str, field: FieldInfo) -> str:
             if isinstance(value, int)
             else str(value)
         )
+    if value == ():
+        return "[]"
     return str(value) or '""'
 
 

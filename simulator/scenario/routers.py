@@ -49,7 +49,22 @@ class PrefixAwareRouter(Model):
     )
 
 
+class SessionAffinityRouter(Model):
+    """All turns of a conversation go to the replica of its first turn, unless that has more than
+    ``max_imbalance`` requests more than the least loaded one; then to that one from now on."""
+
+    kind: Literal["session_affinity"] = "session_affinity"
+    max_imbalance: Annotated[int, Field(ge=0, strict=True)] = Field(
+        32, description="requests more than on the least loaded replica"
+    )
+
+
 Router = Annotated[
-    RoundRobinRouter | RandomRouter | LeastOutstandingRouter | PowerOfTwoRouter | PrefixAwareRouter,
+    RoundRobinRouter
+    | RandomRouter
+    | LeastOutstandingRouter
+    | PowerOfTwoRouter
+    | PrefixAwareRouter
+    | SessionAffinityRouter,
     Field(discriminator="kind"),
 ]

@@ -1,0 +1,47 @@
+"""Groups of equal replicas, and who may serve which request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simulator.costs.protocol import StepCost
+from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
+from simulator.results.record import Group
+from simulator.scenario.pools import Role
+from simulator.serving.kv_cache import KvLayout
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaGroup:
+    """Equal replicas of a deployment.
+
+    Args:
+        replicas: how many.
+        limits: policy and limits of each.
+        layout: KV blocks of each.
+        cost: duration of a step.
+        front_end: what lies between the network and the queue of each.
+        name, role: of the pool.
+        weight: how much traffic one is meant to take.
+        classes: names of the traffic classes that they serve; None for all.
+    """
+
+    replicas: int
+    limits: Limits
+    layout: KvLayout
+    cost: StepCost
+    front_end: FrontEndTimes = NO_FRONT_END
+    name: str = "default"
+    role: Role = "serve"
+    weight: float = 1.0
+    classes: tuple[str, ...] | None = None
+
+    def serves(self, traffic_class: str) -> bool:
+        """Whether requests of this class may come here."""
+        return self.classes is None or traffic_class in self.classes
+
+    def recorded(self, first: int) -> Group:
+        """The group in a record, its replicas numbered from ``first`` on."""
+        return Group(
+            self.name, self.role, first, self.replicas, self.layout.blocks, self.layout.block_size
+        )

@@ -1,0 +1,75 @@
+"""Which replicas a request may go to, by its traffic class, and which one of them it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as List
+
+import numpy as np
+
+from simulator.cluster.groups import ReplicaGroup
+from simulator.cluster.replica import Replica
+from simulator.cluster.routers import ROUTERS, Fleet, Route
+from simulator.scenario.pools import Role
+from simulator.scenario.routers import Router
+from simulator.serving.sequence import Sequence
+from simulator.workload.requests import Requests
+
+
+class Routing:
+    """Routes requests to the groups of some roles.
+
+    Args:
+        groups: of the deployment.
+        replicas: of all groups, one after the other.
+        loads: requests queued or running, by number of the replica.
+        router: how one of several replicas is chosen.
+        rng: draws what is random about that.
+        requests: the traffic.
+        roles: of the groups that take part.
+
+    Attributes:
+        fleets: the sets of replicas among which requests choose, each with the groups in it.
+    """
+
+    def __init__(
+        self,
+        groups: List[ReplicaGroup],
+        replicas: List[Replica],
+        loads: list[int],
+        router: Router,
+        rng: np.random.Generator,
+        requests: Requests,
+        roles: tuple[Role, ...],
+    ) -> None:
+        session = requests.session.tolist() if router.kind == "session_affinity" else []
+        weighed = len({group.weight for group in groups}) > 1
+        weights = [group.weight for group in groups for _ in range(group.replicas)]
+        plain = len(groups) == 1
+        routes: dict[tuple[int, ...], Route] = {}
+        self.fleets: list[tuple[Fleet, tuple[int, ...]]] = []
+        self._by_class: list[Route] = []
+        firsts: list[int] = np.cumsum([0, *(group.replicas for group in groups)]).tolist()
+        for name in requests.classes:
+            mine = tuple(
+                number
+                for number, group in enumerate(groups)
+                if group.role in roles and group.serves(name)
+            )
+            if mine not in routes:
+                chosen = [r for n in mine for r in replicas[firsts[n] : firsts[n + 1]]]
+                fleet = Fleet(chosen, loads, weights if weighed else None, session, plain)
+                self.fleets.append((fleet, mine))
+                routes[mine] = ROUTERS[router.kind](fleet, router, rng)
+            self._by_class.append(routes[mine])
+        self._class_of: list[int] | None = requests.class_id.tolist() if len(routes) > 1 else None
+
+    def choose(self, sequence: Sequence) -> Replica:
+        """The replica for a request that arrives now."""
+        if self._class_of is None:
+            return self._by_class[0].choose(sequence)
+        return self._by_class[self._class_of[sequence.index]].choose(sequence)
+
+    def chooser(self) -> Callable[[Sequence], Replica]:
+        """``choose``, without a detour where all requests have the same choice."""
+        return self._by_class[0].choose if self._class_of is None else self.choose

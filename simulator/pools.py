@@ -1,0 +1,161 @@
+"""A deployment's pools, each resolved like a scenario of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from simulator.cluster.groups import ReplicaGroup
+from simulator.costs.protocol import StepCost
+from simulator.deployment import FrontEndTimes, ResolvedDeployment
+from simulator.engines.profile import EngineProfile
+from simulator.errors import ScenarioError, UserError
+from simulator.resolve import Resolved, resolve
+from simulator.scenario.base import Model
+from simulator.scenario.pools import Pool, Role
+from simulator.scenario.scenario import Scenario
+from simulator.scenario.workload import MixWorkload
+
+M = TypeVar("M", bound=Model)
+
+_OVERRIDES = ("model", "hardware", "engine", "precision", "parallelism")
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedPool:
+    """Replicas ``first`` to ``first + replicas - 1`` of a deployment, and what they run.
+
+    ``classes``: names of the traffic classes that they serve; None for all.
+    """
+
+    name: str
+    role: Role
+    resolved: Resolved
+    first: int
+    replicas: int
+    weight: float = 1.0
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def deployment(self) -> ResolvedDeployment:
+        """What one of its replicas is."""
+        return self.resolved.deployment
+
+
+def group_of(pool: ResolvedPool, cost: StepCost, front_end: FrontEndTimes) -> ReplicaGroup:
+    """What the clock needs of a pool whose steps take as long as ``cost`` says."""
+    return ReplicaGroup(
+        replicas=pool.replicas,
+        limits=pool.deployment.limits,
+        layout=pool.resolved.layout,
+        cost=cost,
+        front_end=front_end,
+        name=pool.name,
+        role=pool.role,
+        weight=pool.weight,
+        classes=pool.classes,
+    )
+
+
+def resolve_pools(
+    scenario: Scenario, base: Path | None = None, engine: EngineProfile | None = None
+) -> tuple[ResolvedPool, ...]:
+    """Resolves every pool; a deployment without pools is one, named ``default``.
+
+    Args:
+        scenario: as the user wrote it.
+        base: folder that relative paths start from.
+        engine: a profile to take instead of the one that the scenario names.
+
+    Raises:
+        UserError: as ``resolve``, with the pool's own keys where it overrides the scenario's; or
+            the pools do not fit together.
+    """
+    asked = scenario.deployment.pools
+    if not asked:
+        resolved = resolve(scenario, base, engine)
+        return (ResolvedPool("default", "serve", resolved, 0, scenario.deployment.replicas),)
+    _check_classes(scenario)
+    if any(pool.role != "serve" for pool in asked):
+        raise ScenarioError(
+            "pools with the roles prefill and decode cannot be simulated", where="deployment.pools"
+        )
+    pools: list[ResolvedPool] = []
+    first = 0
+    for number, pool in enumerate(asked):
+        try:
+            resolved = resolve(scenario_of(scenario, pool), base, engine)
+        except UserError as error:
+            error.where = _place(error.where, pool, number)
+            raise
+        pools.append(
+            ResolvedPool(
+                pool.name, pool.role, resolved, first, pool.replicas, pool.weight, pool.classes
+            )
+        )
+        first += pool.replicas
+    return tuple(pools)
+
+
+def scenario_of(scenario: Scenario, pool: Pool) -> Scenario:
+    """The scenario as if this pool were all of its deployment."""
+    changes: dict[str, object] = {
+        "deployment": scenario.deployment.model_copy(
+            update={"replicas": pool.replicas, "pools": ()}
+        )
+    }
+    if pool.model is not None:
+        changes["model"] = pool.model
+    if pool.hardware is not None:
+        changes["hardware"] = pool.hardware
+    if pool.engine is not None:
+        changes["engine"] = _over(scenario.engine, pool.engine)
+    if pool.precision is not None:
+        changes["precision"] = _over(scenario.precision, pool.precision)
+    if pool.parallelism is not None:
+        changes["parallelism"] = _over(scenario.parallelism, pool.parallelism)
+    if pool.usd_per_device_hour is not None:
+        changes["cost"] = scenario.cost.model_copy(
+            update={"usd_per_device_hour": pool.usd_per_device_hour}
+        )
+    return scenario.model_copy(update=changes)
+
+
+def _over(below: M, above: M) -> M:
+    """What ``above`` was given, over ``below``."""
+    given = {name: getattr(above, name) for name in above.model_fields_set}
+    return below.model_copy(update=given)
+
+
+def _place(where: str | None, pool: Pool, number: int) -> str:
+    """The key that a mistake belongs to: the pool's own where it says something about it."""
+    prefix = f"deployment.pools.{number}"
+    top = (where or "").partition(".")[0]
+    if top in _OVERRIDES and getattr(pool, top) is None:
+        return where or prefix
+    return f"{prefix}.{where}" if top in _OVERRIDES else where or prefix
+
+
+def _check_classes(scenario: Scenario) -> None:
+    """Every class that a pool names exists, and every class is served by some pool of each role."""
+    workload = scenario.workload
+    known = [c.name for c in workload.classes] if isinstance(workload, MixWorkload) else ["default"]
+    served: dict[str, set[str]] = {}
+    for number, pool in enumerate(scenario.deployment.pools):
+        for name in pool.classes or ():
+            if name not in known:
+                raise ScenarioError(
+                    f"there is no traffic class {name!r}",
+                    where=f"deployment.pools.{number}.classes",
+                    hint=f"the workload has {', '.join(known)}",
+                )
+        served.setdefault(pool.role, set()).update(pool.classes or known)
+    for role, names in served.items():
+        for name in known:
+            if name not in names:
+                raise ScenarioError(
+                    f"no pool with the role {role} serves the traffic class {name!r}",
+                    where="deployment.pools",
+                    hint="add it to some pool's classes",
+                )

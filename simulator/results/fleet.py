@@ -1,0 +1,125 @@
+"""A run seen pool by pool: who ran what, for how long, and the sums over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from simulator.deployment import ResolvedDeployment
+from simulator.results.record import Accountant, Group, RunRecord
+from simulator.results.totals import Totals, summed, totals
+from simulator.results.window import Window, end_of_run
+from simulator.scenario.pools import Role
+
+_GROWING = ("continuous", "prefill_first")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One pool of a run: what its replicas are, and who prices their steps."""
+
+    deployment: ResolvedDeployment
+    accountant: Accountant
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one pool did.
+
+    Args:
+        name, role: of the pool.
+        deployment, accountant: see ``Member``.
+        record: of its replicas' steps and the requests that they served; the columns of other
+            requests are NaN.
+        window: the run's, with the requests that count here.
+        sums: over its steps.
+        held_s: replica-seconds within the window in which its devices were held.
+        run_held_s: the same of the whole run.
+    """
+
+    name: str
+    role: Role
+    deployment: ResolvedDeployment
+    accountant: Accountant
+    record: RunRecord
+    window: Window
+    sums: Totals
+    held_s: float
+    run_held_s: float
+
+    @property
+    def devices_per_replica(self) -> int:
+        """Devices that one replica occupies."""
+        return self.deployment.devices_per_replica
+
+
+def parts_of(members: Sequence[Member], record: RunRecord, window: Window) -> list[Part]:
+    """One part a group of the record, priced."""
+    whole = end_of_run(record)
+    parts = []
+    for member, group in zip(members, record.groups, strict=True):
+        own = record if len(record.groups) == 1 else _seen_by(record, group)
+        kv_grows = member.deployment.limits.policy.kind in _GROWING
+        parts.append(
+            Part(
+                name=group.name,
+                role=group.role,
+                deployment=member.deployment,
+                accountant=member.accountant,
+                record=own,
+                window=_counting(window, own, whole=own is record),
+                sums=totals(own, member.accountant, window, kv_grows=kv_grows),
+                held_s=held_s(record, group, window.start_s, window.end_s),
+                run_held_s=held_s(record, group, 0.0, whole),
+            )
+        )
+    return parts
+
+
+def held_s(record: RunRecord, group: Group, start_s: float, end_s: float) -> float:
+    """Replica-seconds between two times in which the group's devices were held: all the time, or
+    as ``record.held`` says."""
+    if record.held is None:
+        return max(0.0, end_s - start_s) * group.count
+    mine = record.held[(record.held[:, 0] >= group.first) & (record.held[:, 0] < group.end)]
+    return float(
+        np.maximum(0.0, np.minimum(mine[:, 2], end_s) - np.maximum(mine[:, 1], start_s)).sum()
+    )
+
+
+def _seen_by(record: RunRecord, group: Group) -> RunRecord:
+    """The record of one group: its steps, and the times of the requests that it served."""
+    rows = (record.steps.replica >= group.first) & (record.steps.replica < group.end)
+    served = (record.replica >= group.first) & (record.replica < group.end)
+
+    def own(times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.where(served, times, np.nan)
+
+    return replace(
+        record,
+        queued_s=own(record.queued_s),
+        start_s=own(record.start_s),
+        first_token_s=own(record.first_token_s),
+        finish_s=own(record.finish_s),
+        cached_tokens=np.where(served, record.cached_tokens, 0),
+        preemptions=np.where(served, record.preemptions, 0),
+        steps=record.steps.select(np.flatnonzero(rows)),
+        groups=(group,),
+        replicas=group.count,
+        kv_blocks=group.kv_blocks,
+        block_size=group.block_size,
+    )
+
+
+def _counting(window: Window, record: RunRecord, *, whole: bool) -> Window:
+    if whole:
+        return window
+    return replace(window, counted=window.counted & np.isfinite(record.queued_s))
+
+
+def added(parts: Sequence[Part]) -> Totals:
+    """The sums of all parts."""
+    return parts[0].sums if len(parts) == 1 else summed([part.sums for part in parts])
