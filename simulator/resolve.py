@@ -22,9 +22,9 @@ from simulator.errors import ScenarioError, UserError
 from simulator.hardware import load_hardware
 from simulator.hardware.profile import HardwareProfile
 from simulator.models import load_model
-from simulator.models.counting import check_tensor_parallel
 from simulator.models.layout import Layout
 from simulator.models.spec import ModelSpec
+from simulator.models.splits import check_split
 from simulator.scenario.policies import DynamicPolicy, StaticPolicy
 from simulator.scenario.scenario import Scenario
 from simulator.serving.kv_cache import KvLayout
@@ -73,8 +73,9 @@ def resolve(
         engine = engine or load_engine(scenario.engine.profile, base)
     if scenario.engine.version is not None:
         engine = _at_release(engine, scenario.engine.version)
+    layout = _layout(scenario)
     with _at("parallelism.tp"):
-        check_tensor_parallel(spec, scenario.parallelism.tp)
+        check_split(spec, layout)
     precision = _precision(scenario, spec, hardware)
     device_gib = _device_gib(scenario, hardware)
     engine = engine.on(hardware.name, device_gib)
@@ -82,7 +83,6 @@ def resolve(
     if own is not None and own.overheads is not None:
         engine = engine.model_copy(update={"overheads": (own.overheads,)})
     limits = _limits(scenario, spec, hardware, engine)
-    layout = Layout(tp=scenario.parallelism.tp)
     cost = StepCostModel(spec, hardware, engine, precision, layout, limits)
     memory, pages = memory_budget(
         spec, engine, precision, limits, layout,
@@ -98,6 +98,11 @@ def resolve(
     )
     front_end = _front_end(engine, random_prompts=scenario.engine.random_prompts)
     return Resolved(deployment, cost, pages, front_end)
+
+
+def _layout(scenario: Scenario) -> Layout:
+    asked = scenario.parallelism
+    return Layout(tp=asked.tp, ep=asked.ep, redundant=asked.redundant_experts)
 
 
 def _front_end(engine: EngineProfile, *, random_prompts: bool) -> FrontEndTimes:

@@ -239,6 +239,7 @@ def cost_model(
     profile: EngineProfile | None = None,
     numbers: ResolvedPrecision | None = None,
     tp: int = 1,
+    layout: Layout | None = None,
     limit: Limits | None = None,
 ) -> StepCostModel:
     return StepCostModel(
@@ -246,7 +247,7 @@ def cost_model(
         hardware or device(),
         profile or engine(),
         numbers or precision(),
-        Layout(tp),
+        layout or Layout(tp),
         limit or limits(async_scheduling=True),
     )
 

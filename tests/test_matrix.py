@@ -24,10 +24,10 @@ from simulator.models.counting import (
     attention_dtype,
     element_bytes,
     other_dtype,
-    tensor_parallel_sizes,
     tensors,
 )
 from simulator.models.spec import ModelSpec
+from simulator.models.splits import tensor_parallel_sizes
 from simulator.resolve import Resolved, resolve
 from simulator.results.record import COMPLETED, REJECTED, RunRecord
 from simulator.scenario import policies, routers

@@ -13,12 +13,12 @@ from simulator.errors import DoesNotFitError
 from simulator.models import load_model
 from simulator.models.counting import (
     kv_bytes_per_token,
-    tensor_parallel_sizes,
     weight_bytes,
     weight_bytes_per_rank,
 )
 from simulator.models.layout import ALONE, Layout
 from simulator.models.spec import ModelSpec
+from simulator.models.splits import tensor_parallel_sizes
 from simulator.serving.kv_cache import KvLayout
 from tests.rig import ALL_WINDOW, DENSE, LATENT, MODELS, MOE, WINDOW, engine, limits, precision
 

@@ -6,6 +6,7 @@ from simulator.errors import UserError
 from simulator.models import counting, load_model, preset_names
 from simulator.models.huggingface import parse_config
 from simulator.models.layout import Layout
+from simulator.models.splits import check_split, tensor_parallel_sizes
 from tests.test_models_counting import raw
 
 
@@ -15,7 +16,7 @@ def test_devices_hold_all_weights(name, dtype):
     model = load_model(name)
     total = counting.weight_bytes(model, dtype)
     last = total
-    for tp in counting.tensor_parallel_sizes(model):
+    for tp in tensor_parallel_sizes(model):
         share = counting.weight_bytes_per_rank(model, dtype, Layout(tp))
         assert share * tp >= total * (1 - 1e-12)
         assert share <= last
@@ -80,7 +81,7 @@ def test_kv_bytes_per_rank(name, tp, size):
 def test_devices_hold_the_whole_cache(name):
     model = load_model(name)
     total = counting.kv_bytes_per_rank(model, "fp8", Layout(1))
-    for tp in counting.tensor_parallel_sizes(model):
+    for tp in tensor_parallel_sizes(model):
         share = counting.kv_bytes_per_rank(model, "fp8", Layout(tp))
         assert share.full * tp >= total.full
         assert share.local * tp >= total.local
@@ -125,7 +126,7 @@ def test_devices_hold_the_whole_cache(name):
 def test_splits_that_do_not_work(name, tp, sentence):
     model = load_model(name)
     for split in (
-        lambda: counting.check_tensor_parallel(model, tp),
+        lambda: check_split(model, Layout(tp)),
         lambda: counting.weight_bytes_per_rank(model, "bf16", Layout(tp)),
         lambda: counting.kv_bytes_per_rank(model, "bf16", Layout(tp)),
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from simulator.costs.attention import DecodeAttention, PrefillAttention
+from simulator.costs.expert_ranks import RankExperts
 from simulator.costs.operators import Collective, Device, Elementwise, Experts, Matmul, Operator
 from simulator.deployment import ResolvedPrecision
 from simulator.errors import UserError
@@ -223,9 +224,9 @@ class OperatorBuilder:
     def _experts(self, mlp: MoeMlp, count: int) -> Iterator[Operator]:
         weights, activations = self.precision.weights, self.precision.activations
         yield self._matmul("router", count, mlp.experts, self.spec.hidden, self.plain)
-        yield Experts(
+        whole = Experts(
             "experts", count, mlp.experts, mlp.top_k, self.spec.hidden,
-            width=mlp.intermediate // self.tp,
+            width=mlp.intermediate // self.layout.expert_tp,
             matrices=3 if mlp.gated else 2,
             weight_bytes=element_bytes(weights, self._group(weights)),
             input_bytes=element_bytes(activations),
@@ -236,6 +237,7 @@ class OperatorBuilder:
             device=self.device,
             peak=self.hardware.peak_flops_per_s(activations),
         )  # fmt: skip
+        yield whole if self.layout.ep == 1 else RankExperts.of(whole, self.layout)
         # The kernel tables time the experts with the sum over each token's results, but not the
         # choice of the experts from the router's logits.
         yield self._elementwise("router_topk", count, mlp.experts * (self.wide + 4.0))

@@ -11,11 +11,11 @@ from simulator.errors import DoesNotFitError
 from simulator.models.counting import (
     KvBytes,
     kv_bytes_per_rank,
-    tensor_parallel_sizes,
     weight_bytes_per_rank,
 )
 from simulator.models.layout import ALONE, Layout
 from simulator.models.spec import ModelSpec, MoeMlp
+from simulator.models.splits import tensor_parallel_sizes
 from simulator.serving.kv_cache import KvLayout
 
 GIB = float(1 << 30)
@@ -29,14 +29,19 @@ def activation_bytes(spec: ModelSpec, limits: Limits, layout: Layout) -> float:
     """
     tokens, hidden = limits.max_num_batched_tokens, spec.hidden
     widest = 0.0
+    # Tokens of all data-parallel ranks come to the experts; without them a device has all tokens,
+    # and buffers for all of their experts, wherever these are.
+    passing = max(1.0, layout.dp / layout.ep)
     for group in spec.groups:
         mlp = group.mlp
-        if isinstance(mlp, MoeMlp):
-            width = mlp.top_k * mlp.intermediate + mlp.shared_intermediate
-            results = mlp.top_k * hidden
-        else:
-            width, results = mlp.intermediate, 0
         rows = 3 if mlp.gated else 2
+        if isinstance(mlp, MoeMlp):
+            chosen = mlp.top_k * passing
+            whole = layout.tp / layout.expert_tp
+            width = chosen * mlp.intermediate * whole + mlp.shared_intermediate
+            results = chosen * hidden
+        else:
+            width, results = mlp.intermediate, 0.0
         widest = max(widest, rows * width / layout.tp + results)
     layers = tokens * (3 * hidden + widest) * 2.0
     logits = min(limits.max_num_seqs, tokens) * spec.vocab * 4.0 * 2.0
@@ -167,7 +172,7 @@ def _what_would_fit(
 ) -> str:
     weights = weight_bytes_per_rank(spec, precision.weights, ALONE) / GIB
     whole = f"its weights take {weights:.0f} GiB in all"
-    for devices in tensor_parallel_sizes(spec):
+    for devices in tensor_parallel_sizes(spec, layout):
         if layout.tp < devices <= node_devices:
             wider = replace(layout, tp=devices)
             room = _room(spec, engine, precision, limits, wider, device_gib, fraction)[2]

@@ -15,6 +15,7 @@ import numpy as np
 
 from simulator.costs.attention import DecodeAttention, PrefillAttention
 from simulator.costs.build import OperatorBuilder
+from simulator.costs.expert_ranks import RankExperts
 from simulator.costs.operators import (
     Collective,
     Demand,
@@ -351,6 +352,7 @@ class StepCostModel:
         return {
             Matmul: tokens,
             Experts: tokens,
+            RankExperts: tokens,
             DecodeAttention: emitting / np.maximum(steps.decode, 1),
             PrefillAttention: new / np.maximum(steps.prefill_tokens, 1),
             Elementwise: everything,

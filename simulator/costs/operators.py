@@ -136,7 +136,7 @@ class Experts:
     name: str
     count: int
     experts: int
-    top_k: int
+    top_k: float
     hidden: int
     width: int
     matrices: int

@@ -33,7 +33,12 @@ def loads(tokens: Floats, experts: Floats | float, top_k: Floats | float, skew: 
     ranks = (np.arange(POINTS) + 0.5) / POINTS
     shares = skew[:, None] ** ranks
     shares /= shares.mean(axis=1, keepdims=True)
-    mean = tokens * top_k / experts
+    return dealt(tokens, tokens * top_k / experts, shares)
+
+
+def dealt(tokens: Floats, mean: Floats, shares: Floats) -> Floats:
+    """Tokens of experts that get ``mean`` on average, by their ``shares`` of popularity over the
+    mean, (steps or 1, ``POINTS``); none gets more than all."""
     capped = np.minimum(mean[:, None] * shares, tokens[:, None])
     scaled: Floats = capped * (mean / capped.mean(axis=1))[:, None]
     return np.minimum(scaled, tokens[:, None])

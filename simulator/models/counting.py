@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from simulator.errors import UserError
 from simulator.models.layout import ALONE, Layout
 from simulator.models.spec import Attention, GroupedAttention, LayerGroup, Mlp, ModelSpec
+from simulator.models.splits import check_split
 
 if TYPE_CHECKING:
     from simulator.scenario.precision import Dtype
@@ -26,6 +26,7 @@ class Tensor(NamedTuple):
 
     ``parameters``: of one copy; ``copies``: in the model; ``used``: copies that one token passes;
     ``ways``: rows that can lie on different devices (1: every device holds all of it);
+    ``experts``: of a layer, which can lie on different devices, too (0: not an expert's tensor);
     ``part``: ``attention`` and ``mlp`` tensors are quantized, ``other`` ones are not.
     """
 
@@ -35,10 +36,15 @@ class Tensor(NamedTuple):
     used: int
     ways: int
     part: Literal["attention", "mlp", "other"]
+    experts: int = 0
 
     def parameters_per_rank(self, layout: Layout) -> int:
-        """Parameters of one copy on one device; on the fullest one if they differ."""
-        return self.parameters // self.ways * -(-self.ways // layout.tp)
+        """Parameters of all copies on one device; on the fullest one if they differ."""
+        row = self.parameters // self.ways
+        if not self.experts:
+            return row * -(-self.ways // layout.tp) * self.copies
+        layers = self.copies // self.experts
+        return row * -(-self.ways // layout.expert_tp) * layers * layout.local(self.experts)
 
 
 class KvBytes(NamedTuple):
@@ -149,20 +155,21 @@ def weight_bytes_per_rank(spec: ModelSpec, weights: Dtype, layout: Layout) -> fl
     Split as Megatron-LM (arXiv:1909.08053) and vLLM do: queries and the output projection by
     heads, keys and values by KV heads (copied when there are more devices than KV heads),
     feed-forward blocks and every expert by their width, embedding and LM head by vocabulary rows.
+    With expert parallelism a device holds whole experts, or parts of fewer ones.
     Copied on every device: norms, routers, biases after a sum over devices, and the down
     projections of latent attention.
 
     Raises:
-        UserError: ``tp`` does not divide the heads or the widths.
+        UserError: the model cannot be split like that.
     """
-    check_tensor_parallel(spec, layout.tp)
+    check_split(spec, layout)
     group = spec.quantization_group if weights == spec.native_dtype else None
     width = {
         "attention": element_bytes(attention_dtype(spec, weights), group),
         "mlp": element_bytes(weights, group),
         "other": element_bytes(other_dtype(weights)),
     }
-    return sum(t.parameters_per_rank(layout) * t.copies * width[t.part] for t in tensors(spec))
+    return sum(t.parameters_per_rank(layout) * width[t.part] for t in tensors(spec))
 
 
 def kv_bytes_per_token(spec: ModelSpec, kv: Dtype) -> float:
@@ -178,9 +185,9 @@ def kv_bytes_per_rank(spec: ModelSpec, kv: Dtype, layout: Layout) -> KvBytes:
     every device, because all heads need them.
 
     Raises:
-        UserError: ``tp`` does not divide the heads.
+        UserError: the model cannot be split like that.
     """
-    check_tensor_parallel(spec, layout.tp)
+    check_split(spec, layout)
     size = {True: 0.0, False: 0.0}
     for group in spec.groups:
         elements = kv_elements(group.attention, layout.tp)
@@ -193,46 +200,6 @@ def kv_elements(attention: Attention, tp: int = 1) -> int:
     if isinstance(attention, GroupedAttention):
         return 2 * attention.head_dim * -(-attention.kv_heads // tp)
     return attention.kv_lora_rank + attention.qk_rope_head_dim
-
-
-def check_tensor_parallel(spec: ModelSpec, tp: int) -> None:
-    """Make sure that the model can be split over ``tp`` devices.
-
-    Raises:
-        UserError: naming what does not divide, and the numbers that would work.
-    """
-    problem = _indivisible(spec, tp)
-    if problem is None:
-        return
-    works = ", ".join(str(n) for n in tensor_parallel_sizes(spec))
-    raise UserError(
-        f"{spec.name} cannot be split over tp = {tp}: {problem}", hint=f"tp may be {works}"
-    )
-
-
-def tensor_parallel_sizes(spec: ModelSpec) -> list[int]:
-    """Every number of devices that the model can be split over."""
-    most = min(group.attention.heads for group in spec.groups)
-    return [tp for tp in range(1, most + 1) if _indivisible(spec, tp) is None]
-
-
-def _indivisible(spec: ModelSpec, tp: int) -> str | None:
-    """What keeps ``tp`` devices from sharing the layers evenly."""
-    if tp < 1:
-        return "it must be at least 1"
-    for group in spec.groups:
-        attention, mlp = group.attention, group.mlp
-        if attention.heads % tp:
-            return f"{attention.heads} attention heads do not divide evenly"
-        if isinstance(attention, GroupedAttention) and max(attention.kv_heads, tp) % min(
-            attention.kv_heads, tp
-        ):
-            return f"{attention.kv_heads} KV heads neither divide evenly nor repeat evenly"
-        if mlp.intermediate % tp:
-            return f"feed-forward width {mlp.intermediate} does not divide evenly"
-        if mlp.kind == "moe" and mlp.shared_intermediate % tp:
-            return f"shared experts' width {mlp.shared_intermediate} does not divide evenly"
-    return None
 
 
 def _attention(attention: Attention, hidden: int) -> Iterator[Tensor]:
@@ -287,7 +254,7 @@ def _mlp(mlp: Mlp, hidden: int) -> Iterator[Tensor]:
     if mlp.router_bias:
         yield Tensor("router_bias", mlp.experts, 1, 1, 1, "other")
     for tensor in _block("experts", hidden, mlp.intermediate, mlp.gated, mlp.bias):
-        yield tensor._replace(copies=mlp.experts, used=mlp.top_k)
+        yield tensor._replace(copies=mlp.experts, used=mlp.top_k, experts=mlp.experts)
     if mlp.shared_intermediate:
         yield from _block("shared_experts", hidden, mlp.shared_intermediate, mlp.gated, mlp.bias)
     if mlp.shared_gate:

@@ -75,6 +75,7 @@ def _machine(deployment: ResolvedDeployment) -> dict[str, Any]:
             "name": hardware.name,
             "title": hardware.title,
             "devices_per_replica": deployment.devices_per_replica,
+            "layout": deployment.layout.words,
             "efficiency": _provenance(hardware.efficiency.seen_by(engine.name).provenance),
             "power": _provenance(hardware.power.curve.provenance),
         },

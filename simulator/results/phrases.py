@@ -89,8 +89,8 @@ def hardware_line(summary: dict[str, Any]) -> str:
     text = f"{hardware['devices']} × {hardware['title']}"
     if hardware["replicas"] > 1:
         text += f" · {hardware['replicas']} replicas, router {summary['simulated']['router']}"
-    if hardware["devices_per_replica"] > 1:
-        text += f" · tensor parallelism {hardware['devices_per_replica']}"
+    if hardware["layout"]:
+        text += f" · {hardware['layout']}"
     return text
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from simulator.scenario.base import Count, Model
@@ -11,3 +13,13 @@ class Parallelism(Model):
     """How one replica spreads over devices."""
 
     tp: Count = Field(1, description="tensor parallelism: devices that share every layer")
+    ep: Count = Field(
+        1,
+        description="expert parallelism: groups of devices that hold different experts; the "
+        "devices of a group share every expert of theirs",
+    )
+    redundant_experts: Annotated[int, Field(ge=0, le=100_000, strict=True)] | None = Field(
+        None,
+        description="further copies of popular experts in every layer, all placed so that ranks "
+        "are evenly loaded; default: experts lie as they are numbered",
+    )
