@@ -11,6 +11,7 @@ from simulator.models.layout import Layout
 from simulator.models.spec import ModelSpec
 from simulator.scenario.policies import Policy
 from simulator.scenario.precision import Dtype
+from simulator.scenario.queue import FCFS, Queue
 from simulator.scenario.scenario import Scenario
 
 
@@ -62,6 +63,7 @@ class Limits:
     cuda_graphs: bool | Literal["decode_only", "piecewise"]
     async_scheduling: bool
     speculation: Speculation | None = None
+    queue: Queue = FCFS
 
     @property
     def decode_tokens(self) -> int:

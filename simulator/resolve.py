@@ -211,6 +211,7 @@ def _limits(
         prefix_caching=_or(asked.prefix_caching, engine.prefix_caching) and shareable,
         cuda_graphs=_or(asked.cuda_graphs, engine.cuda_graphs.enabled and apart),
         async_scheduling=_or(asked.async_scheduling, engine.async_scheduling and apart),
+        queue=asked.queue,
     )
 
 

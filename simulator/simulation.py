@@ -54,6 +54,7 @@ def simulate(
     from simulator.pools import group_of, resolve_pools
     from simulator.results import Result
     from simulator.results.fleet import Member
+    from simulator.terms import class_terms
     from simulator.uncertainty import uncertainty
     from simulator.workload import build_requests
 
@@ -75,6 +76,7 @@ def simulate(
             groups,
             router=serving.router,
             seed=seed,
+            terms=class_terms(scenario, traffic.classes),
             timeout_s=serving.timeout_s,
             network_s=serving.network_ms / 1e3,
             oversized=serving.oversized_requests,

@@ -53,6 +53,7 @@ def run_fast(case: Case) -> RunRecord:
         case.kv_blocks,
         case.cost,
         replicas=case.replicas,
+        terms=case.terms,
         timeout_s=case.timeout_s,
         **case.delays,
     )

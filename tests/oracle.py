@@ -16,7 +16,9 @@ from simulator.cluster import FrontEndTimes
 from simulator.costs.protocol import StepCost
 from simulator.deployment import Limits
 from simulator.results.record import COMPLETED, TIMED_OUT, UNFINISHED
+from simulator.terms import ClassTerms, Terms
 from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
+from tests.oracle_queue import NaiveOrder
 from tests.oracle_replica import NaiveReplica
 from tests.oracle_speculative import SpeculativeReplica
 from tests.oracle_state import OracleRun, Sequence, Step
@@ -67,6 +69,7 @@ def run_oracle(
     cost: StepCost,
     *,
     replicas: int = 1,
+    terms: Terms | None = None,
     timeout_s: float | None = None,
     network_s: float = 0.0,
     front_end: FrontEndTimes = FrontEndTimes(),  # noqa: B008 - a tuple
@@ -94,8 +97,12 @@ def run_oracle(
         held_blocks=[0] * replicas,
     )
     clients = Clients(requests, run, network_s)
+    terms = terms or (ClassTerms(),) * len(requests.classes)
     make = NaiveReplica if limits.speculation is None else SpeculativeReplica
-    fleet = [make(r, limits, kv_blocks, cost, run, requests) for r in range(replicas)]
+    fleet = []
+    for r in range(replicas):
+        order = NaiveOrder(limits, cost, run, requests, terms, front_end.response_s + network_s)
+        fleet.append(make(r, limits, kv_blocks, cost, run, requests, order))
     routed = 0
     free_s = [0.0] * replicas
     in_front: list[tuple[float, int, int]] = []

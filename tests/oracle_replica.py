@@ -9,6 +9,7 @@ from simulator.costs.protocol import Chunk, StepCost
 from simulator.deployment import Limits
 from simulator.results.record import TIMED_OUT
 from simulator.workload.requests import Requests
+from tests.oracle_queue import NaiveOrder
 from tests.oracle_state import BlockPool, Key, OracleRun, Plan, Sequence, Step
 
 
@@ -23,7 +24,10 @@ class NaiveReplica:
         cost: StepCost,
         run: OracleRun,
         requests: Requests,
+        order: NaiveOrder,
     ) -> None:
+        self.order = order
+        self.tickets = 0
         self.number = number
         self.limits = limits
         self.cost = cost
@@ -46,6 +50,7 @@ class NaiveReplica:
 
     def arrive(self, seq: Sequence) -> None:
         """A request reaches the queue."""
+        seq.ticket, self.tickets = self.tickets, self.tickets + 1
         if self.idle or not self.limits.async_scheduling:
             self.waiting.append(seq)
         else:
@@ -111,6 +116,9 @@ class NaiveReplica:
     def schedule(self, now: float) -> Plan | None:
         """The next step, or None if there is nothing to do (yet)."""
         self.preempted = 0
+        self.now = now
+        self.order.welcome(self.waiting)
+        self.arrange()
         kind = self.limits.policy.kind
         if kind == "static" or kind == "dynamic":
             plan = self.schedule_batch(now)
@@ -120,18 +128,22 @@ class NaiveReplica:
             plan = self.schedule_continuous()
         return plan if plan.decode or plan.chunks else None
 
+    def arrange(self) -> None:
+        self.waiting = self.order.arrange(self.waiting, self.now)
+
     def schedule_continuous(self) -> Plan:
         plan = Plan()
+        self.make_room()
         budget = self.limits.max_num_batched_tokens
         position = 0
         while position < len(self.running) and budget > 0:
             seq = self.running[position]
             new = min(seq.remaining, budget)
-            if not self.grow(seq, new):
+            if not self.grow(seq, new, plan):
                 break
             self.add(plan, seq, new)
             budget -= new
-            position += 1
+            position = self.running.index(seq) + 1
         if self.preempted == 0 and not self.hold_back(plan, budget):
             self.admit(plan, budget)
             if plan.chunks:
@@ -170,7 +182,7 @@ class NaiveReplica:
         budget = self.limits.max_num_batched_tokens
         for seq in [seq for seq in self.running if not seq.decoding]:
             new = min(seq.remaining, budget)
-            if new == 0 or not self.grow(seq, new):
+            if new == 0 or not self.grow(seq, new, plan):
                 break
             self.add(plan, seq, new)
             budget -= new
@@ -178,23 +190,45 @@ class NaiveReplica:
             self.admit(plan, budget, spare_one_each=True)
         if plan.chunks:
             return plan
+        self.make_room()
         position = 0
         while position < len(self.running):
-            if not self.grow(self.running[position], 1):
+            if not self.grow(self.running[position], 1, plan):
                 break
             self.add(plan, self.running[position], 1)
             position += 1
         return plan
 
-    def grow(self, seq: Sequence, new: int) -> bool:
-        """Get blocks for ``new`` more tokens, all or none, if need be from the last sequences;
-        False if the sequence itself had to go."""
+    def make_room(self) -> None:
+        """With priorities: the worst ones go until all that decode can have their next block."""
+        if self.limits.queue.kind != "priority":
+            return
+        while True:
+            decoding = [seq for seq in self.running if seq.decoding]
+            need = sum(self.blocks_for(s.computed + 1) - len(s.blocks) for s in decoding)
+            if need <= self.pool.free:
+                return
+            self.preempt(self.worst())
+
+    def worst(self) -> Sequence:
+        if self.limits.queue.kind != "priority":
+            return self.running[-1]
+        return max(self.running, key=lambda seq: (self.order.key(seq, self.now), seq.ticket))
+
+    def grow(self, seq: Sequence, new: int, plan: Plan | None = None) -> bool:
+        """Get blocks for ``new`` more tokens, all or none, if need be from the last (or worst)
+        sequences, in the plan or not; False if the sequence itself had to go."""
         need = self.blocks_for(seq.computed + new) - len(seq.blocks)
         while need > self.pool.free:
-            victim = self.running[-1]
+            victim = self.worst()
             self.preempt(victim)
             if victim is seq:
                 return False
+            if plan is not None and any(victim is planned for planned, _ in plan.work):
+                kept = [(other, tokens) for other, tokens in plan.work if other is not victim]
+                plan.clear()
+                for other, tokens in kept:
+                    self.add(plan, other, tokens)
         seq.blocks += [self.pool.take() for _ in range(need)]
         return True
 
@@ -227,6 +261,8 @@ class NaiveReplica:
             if need + unreferenced > self.pool.free - spare:
                 break
             self.waiting.popleft()
+            self.order.admitted(seq)
+            self.arrange()
             self.running.append(seq)
             for block in hits:
                 self.pool.share(block)
@@ -272,6 +308,8 @@ class NaiveReplica:
                 break
             each = with_it
             self.running.append(self.waiting.popleft())
+            self.order.admitted(seq)
+            self.arrange()
         for seq in self.running:
             seq.blocks = [self.pool.take() for _ in range(each)]
 
@@ -289,7 +327,7 @@ class NaiveReplica:
             return -math.inf
         if not self.waiting:
             return math.inf
-        return self.waiting[0].queued_s + policy.window_ms / 1e3
+        return min(seq.queued_s for seq in self.waiting) + policy.window_ms / 1e3
 
     def next_s(self) -> float:
         """When something happens here if nothing arrives."""
@@ -406,6 +444,7 @@ class NaiveReplica:
     def emit(self, seq: Sequence, token_s: float) -> None:
         seq.generated += 1
         seq.decoding = True
+        self.order.emitted(seq)
         self.run.token_s[seq.index].append(token_s)
         self.run.made_s[seq.index].append(self.last_end)
 

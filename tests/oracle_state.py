@@ -30,6 +30,10 @@ class Sequence:
     decoding: bool = False
     """Whether it has caught up since its admission: from then on one token a step."""
     started: bool = False
+    ticket: int = 0
+    """Ascending in order of arrival at the queue."""
+    welcomed: bool = False
+    """Whether a plan has seen it."""
 
     @property
     def remaining(self) -> int:
@@ -79,6 +83,12 @@ class Plan:
     chunks: list[Chunk] = field(default_factory=list)
     sampled: int = 0
     wasted: int = 0
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.work, self.chunks = [], []
+        self.decode = self.context = self.local_context = self.local_growth = 0
+        self.sampled = self.wasted = 0
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from simulator.scenario.policies import (
     PrefillFirstPolicy,
     StaticPolicy,
 )
+from simulator.terms import ClassTerms, Terms
 from simulator.workload.requests import OPEN_LOOP, ROOT, PrefixStreams, Requests
 from tests.dyadic import TICK_S, BucketCost, DyadicCost, KneeCost, StairCost
 from tests.oracle import OracleRun, run_oracle
@@ -48,6 +49,8 @@ class Req:
     pool: int = OPEN_LOOP
     text: Segments = ()
     continues: bool = False
+    kind: int = 0
+    """Number of its traffic class."""
 
 
 class Delays(TypedDict, total=False):
@@ -69,10 +72,11 @@ class Case:
     replicas: int = 1
     delays: Delays = field(default_factory=Delays)
     timeout_s: float | None = None
+    terms: Terms = (ClassTerms(),)
 
     @property
     def requests(self) -> Requests:
-        return make_requests(self.reqs, self.users)
+        return make_requests(self.reqs, self.users, len(self.terms))
 
     def oracle(self) -> OracleRun:
         return run_oracle(
@@ -81,12 +85,13 @@ class Case:
             self.kv_blocks,
             self.cost,
             replicas=self.replicas,
+            terms=self.terms,
             timeout_s=self.timeout_s,
             **self.delays,
         )
 
 
-def make_requests(reqs: tuple[Req, ...], users: tuple[int, ...] = ()) -> Requests:
+def make_requests(reqs: tuple[Req, ...], users: tuple[int, ...] = (), classes: int = 1) -> Requests:
     """The columns that a list of requests stands for."""
 
     def ints(values: list[int]) -> Any:
@@ -104,11 +109,12 @@ def make_requests(reqs: tuple[Req, ...], users: tuple[int, ...] = ()) -> Request
         arrival_s=np.array([req.at * TICK_S for req in reqs], dtype=np.float64),
         input_tokens=ints([req.prompt for req in reqs]),
         output_tokens=ints([req.output for req in reqs]),
-        class_id=ints([0] * len(reqs)),
+        class_id=ints([req.kind for req in reqs]),
         parent=ints([req.parent for req in reqs]),
         pool=ints([req.pool for req in reqs]),
         session=ints([-1] * len(reqs)),
         pool_concurrency=users,
+        classes=tuple(f"class {i}" for i in range(classes)) if classes > 1 else ("default",),
         prefixes=prefixes,
     )
 

@@ -119,6 +119,12 @@ class Engine:
                 where="engine.policy",
                 hint="use continuous, prefill_first or full_reservation",
             )
+        if limits.queue.kind != "fcfs":
+            raise UserError(
+                f"the micro-engine serves first come, first served, not {limits.queue.kind}",
+                where="engine.queue",
+                hint="leave it out",
+            )
         ranks = ranks or Alone()
         self.decoder, self.limits, self.layout, self.device = decoder, limits, layout, device
         self.seed = seed
@@ -187,7 +193,7 @@ class Engine:
         limits = self.limits
         kv = BlockTables(self.layout, prefix_caching=limits.prefix_caching)
         spans = [layer.span.tokens for layer in self.decoder.layers]
-        scheduler = POLICIES[limits.policy.kind](kv, limits, max(spans), False)
+        scheduler = POLICIES[limits.policy.kind](kv, limits, max(spans), False, ())
         assert isinstance(scheduler, InFlightScheduler)
         texts = Texts(requests, self.decoder.spec.vocab, self.seed, prompts)
         texts.prepare()

@@ -9,10 +9,12 @@ from math import inf, sqrt
 from simpy import Environment, Event
 
 from simulator.cluster.front_end import FrontEnd
+from simulator.cluster.ranks import Rank
 from simulator.cluster.recorder import FLUSH_AT, Recorder, pack_row
 from simulator.cluster.wake import Wake
 from simulator.costs.protocol import Chunk, StepCost, local_pairs
 from simulator.deployment import FrontEndTimes
+from simulator.serving.queues import FairOrder, Order, RankedQueue
 from simulator.serving.scheduler import Plan, Scheduler
 from simulator.serving.sequence import Sequence
 
@@ -36,6 +38,7 @@ class Replica:
         plans_ahead: each step is planned when the one before it starts, so that a request that
             arrives during a step is not part of the next one.
         ended: called with sequences whose last token came; None if nobody listens.
+        rank: gives requests their places in a queue that is not first come, first served.
 
     Attributes:
         last_s: when the tokens of its last step came to their clients.
@@ -55,6 +58,7 @@ class Replica:
         window_s: float,
         plans_ahead: bool,
         ended: Callable[[list[Sequence]], None] | None,
+        rank: Rank | None = None,
     ) -> None:
         self.number = number
         self.env = env
@@ -66,6 +70,11 @@ class Replica:
         self.plans_ahead = plans_ahead
         self.ended = ended
         self.loads = loads
+        self._rank = rank
+        waiting = scheduler.waiting
+        # None: first come, first served, so that nobody overtakes.
+        self._order = waiting if isinstance(waiting, RankedQueue | FairOrder) else None
+        self._looks_at_clock = window_s > 0.0 or self._order is not None
         self.last_s = 0.0
         self._front = FrontEnd(env, front_end, recorder.queued_s, self._submit)
         self._plan: Plan | None = None
@@ -89,6 +98,8 @@ class Replica:
         """A request reaches the front end now."""
         self.loads[self.number] += 1
         self.recorder.replica[sequence.index] = self.number
+        if self._rank is not None:
+            self._rank(sequence)
         self._front.receive(sequence)
 
     def _submit(self, sequence: Sequence) -> None:
@@ -102,7 +113,10 @@ class Replica:
             self._unseen.append(sequence)
         else:
             self.scheduler.add(sequence)
-        if self._steps > 1 and not self.scheduler.blocked:
+        if self._steps > 1 and (
+            not self.scheduler.blocked
+            or (self._order is not None and self._order.may_lead(sequence))
+        ):
             self._cut(1 if self.plans_ahead else 0)
 
     def expire(self, sequence: Sequence, deadline: float) -> None:
@@ -126,21 +140,26 @@ class Replica:
 
     def _cut(self, later: int = 0) -> None:
         """Ends the current run of equal steps with the step that is under way, or ``later``."""
-        first, slope = self._first, self._slope
-        now, start = self.env.now, self._start
-        passed = now - start
+        now = self.env.now
+        steps = self._boundary(now) + later
+        if steps < self._steps:
+            self._steps = steps
+            self._wake(self._start + self._span(steps) - now)
+
+    def _boundary(self, at: float) -> int:
+        """After how many of the current equal steps the first boundary at or after ``at`` comes;
+        all of them if none does."""
+        first, slope, start = self._first, self._slope, self._start
+        passed = at - start
         if slope > 0.0:
             linear = first - slope / 2
             steps = int((sqrt(linear * linear + 2 * slope * passed) - linear) / slope)
         else:
             steps = int(passed / first) if first > 0.0 else 0
-        steps = max(1, steps - 1)
-        while steps < self._steps and start + self._span(steps) < now:
+        steps = min(max(1, steps - 1), self._steps)
+        while steps < self._steps and start + self._span(steps) < at:
             steps += 1
-        steps += later
-        if steps < self._steps:
-            self._steps = steps
-            self._wake(start + self._span(steps) - now)
+        return steps
 
     def _span(self, steps: int) -> float:
         return steps * self._first + self._slope * (steps * (steps - 1) / 2)
@@ -162,10 +181,18 @@ class Replica:
     def _schedule(self, now: float) -> Plan | None:
         scheduler = self.scheduler
         window_over = True
-        if self.window_s and scheduler.waiting:
-            oldest = self.recorder.queued_s[scheduler.waiting[0].index]
-            window_over = now + _TICK >= oldest + self.window_s
+        if self._looks_at_clock:
+            if self.window_s and scheduler.waiting:
+                window_over = now + _TICK >= self._oldest_s() + self.window_s
+            if self._order is not None:
+                self._order.refresh(now)
         return scheduler.schedule(window_over=window_over)
+
+    def _oldest_s(self) -> float:
+        """When the request that waits longest came."""
+        order = self._order
+        oldest = self.scheduler.waiting[0] if order is None else order.oldest()
+        return self.recorder.queued_s[oldest.index]
 
     def _queue_seen(self, until: float) -> None:
         """Queues the requests that arrived by ``until``."""
@@ -185,8 +212,7 @@ class Replica:
         self._plan = plan
         if plan is None:
             if scheduler.waiting:
-                oldest = self.recorder.queued_s[scheduler.waiting[0].index]
-                self._wake(max(0.0, oldest + self.window_s - now))
+                self._wake(max(0.0, self._oldest_s() + self.window_s - now))
             return
         if plan.interrupted:
             self._note_interrupted(plan, now)
@@ -220,7 +246,18 @@ class Replica:
             self._wake(self._first)
         else:
             self._steps = steps
-            self._wake(self._span(steps))
+            if self._order is not None:
+                self._end_with_the_order(self._order, held=plan.held)
+            self._wake(self._span(self._steps))
+
+    def _end_with_the_order(self, order: Order, *, held: bool) -> None:
+        """Ends a run of equal steps where the head of the queue changes: when requests that no plan
+        has seen yet are queued, or because of the time."""
+        if any(order.may_lead(sequence) for sequence in self._unseen):
+            self._steps = 1
+        elif order.until() < inf:
+            # Where prompts are held back, it matters who waits behind the head as well.
+            self._steps = 1 if held else self._boundary(order.until())
 
     def _measure(self, chunks: list[Chunk]) -> tuple[int, int, int, int]:
         """New tokens, KV tokens read, (query, key) pairs, and those within the local span."""

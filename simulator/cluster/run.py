@@ -13,9 +13,11 @@ from time import perf_counter
 import numpy as np
 from simpy import Environment, Event
 
+from simulator.cluster.alone import Alone
 from simulator.cluster.clients import Dependents, Sequences
 from simulator.cluster.feasible import check_groups
 from simulator.cluster.groups import ReplicaGroup
+from simulator.cluster.ranks import Sent, make_rank
 from simulator.cluster.recorder import Recorder
 from simulator.cluster.replica import Replica
 from simulator.cluster.routing import Routing
@@ -28,6 +30,7 @@ from simulator.scenario.routers import RoundRobinRouter, Router
 from simulator.serving.kv_cache import KvLayout
 from simulator.serving.policies import make_scheduler
 from simulator.serving.sequence import Sequence
+from simulator.terms import ClassTerms, Terms
 from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
 
 Progress = Callable[[int, int, float], None]
@@ -46,6 +49,7 @@ def run_cluster(
     replicas: int = 1,
     router: Router = RoundRobinRouter(),  # noqa: B008 - frozen
     seed: int = 0,
+    terms: Terms | None = None,
     timeout_s: float | None = None,
     network_s: float = 0.0,
     front_end: FrontEndTimes = NO_FRONT_END,
@@ -62,7 +66,8 @@ def run_cluster(
         layout: KV blocks where layers with local attention need fewer.
         replicas: how many there are.
         router: who serves a request.
-        seed: of the router's random numbers.
+        seed: of the random numbers of the router and of predictions.
+        terms: of the traffic classes; default: all alike, without limits.
         timeout_s: a client gives up this long after sending.
         network_s: one-way delay between client and server.
         front_end: what lies between the network and the queue of every replica.
@@ -81,7 +86,7 @@ def run_cluster(
     group = ReplicaGroup(replicas, limits, layout, cost, front_end)
     return run_groups(
         requests, (group,),
-        router=router, seed=seed, timeout_s=timeout_s, network_s=network_s,
+        router=router, seed=seed, terms=terms, timeout_s=timeout_s, network_s=network_s,
         oversized=oversized, progress=progress,
     )  # fmt: skip
 
@@ -92,6 +97,7 @@ def run_groups(
     *,
     router: Router = RoundRobinRouter(),  # noqa: B008 - frozen
     seed: int = 0,
+    terms: Terms | None = None,
     timeout_s: float | None = None,
     network_s: float = 0.0,
     oversized: str = "error",
@@ -105,7 +111,8 @@ def run_groups(
     rejected = check_groups(requests, groups, oversized=oversized)
     cluster = _Cluster(
         requests, groups, rejected,
-        router=router, seed=seed, timeout_s=timeout_s, network_s=network_s, progress=progress,
+        router=router, seed=seed, terms=terms or (ClassTerms(),) * len(requests.classes),
+        timeout_s=timeout_s, network_s=network_s, progress=progress,
     )  # fmt: skip
     return cluster.run()
 
@@ -121,6 +128,7 @@ class _Cluster:
         *,
         router: Router,
         seed: int,
+        terms: Terms,
         timeout_s: float | None,
         network_s: float,
         progress: Progress | None,
@@ -129,6 +137,8 @@ class _Cluster:
         self.requests = requests
         self.recorder = Recorder(requests)
         self.groups = groups
+        self._terms = terms
+        self._seed = seed
         self.timeout_s = timeout_s
         self.network_s = network_s
         self.progress = progress
@@ -153,14 +163,26 @@ class _Cluster:
         window_s = policy.window_ms / 1000 if isinstance(policy, DynamicPolicy) else 0.0
         listening = bool(self._dependents or self.progress or self.timeout_s)
         first = len(self.replicas)
+        response_s = group.front_end.response_s + self.network_s
+        rank = make_rank(
+            limits.queue,
+            Sent(
+                self.requests, self._terms, self.recorder.sent_s, self._seed,
+                Alone(cost, limits), response_s,
+            ),
+        )  # fmt: skip
         return [
             Replica(
                 number, self.env,
-                make_scheduler(limits, group.layout, cost.local_span, cost.local_is_chunked),
+                make_scheduler(
+                    limits, group.layout, cost.local_span, cost.local_is_chunked,
+                    tuple(each.weight for each in self._terms),
+                ),
                 cost, self.recorder, loads,
                 front_end=group.front_end,
-                response_s=group.front_end.response_s + self.network_s,
+                response_s=response_s,
                 window_s=window_s,
+                rank=rank,
                 plans_ahead=limits.async_scheduling,
                 ended=self._ended if listening else None,
             )

@@ -85,6 +85,7 @@ def _machine(deployment: ResolvedDeployment) -> dict[str, Any]:
             "version": engine.version,
             "fitted": engine.fitted,
             "policy": _plain(limits.policy),
+            "queue": _plain(limits.queue),
             "max_num_seqs": limits.max_num_seqs,
             "max_num_batched_tokens": limits.max_num_batched_tokens,
             "max_model_len": limits.max_model_len,

@@ -98,6 +98,8 @@ def engine_line(summary: dict[str, Any]) -> str:
     """Engine, version and limits: vLLM 0.25 · continuous batching · at most 1,024 sequences."""
     engine = summary["simulated"]["engine"]
     parts = [f"{engine['title']} {engine['version']}", policy_phrase(engine["policy"])]
+    if engine.get("queue", {"kind": "fcfs"})["kind"] != "fcfs":
+        parts.append(queue_phrase(engine["queue"]))
     parts.append(
         f"at most {number(engine['max_num_seqs'])} sequences, "
         f"{number(engine['max_num_batched_tokens'])} tokens a step"
@@ -121,6 +123,21 @@ def policy_phrase(policy: dict[str, Any]) -> str:
         case "dynamic":
             return f"batches of {policy['batch_size']} within {policy['window_ms']:g} ms"
     return str(policy["kind"]).replace("_", " ")
+
+
+def queue_phrase(queue: dict[str, Any]) -> str:
+    """An order of the queue in words."""
+    match queue["kind"]:
+        case "priority":
+            return "by priority"
+        case "shortest_first":
+            return "shortest first" + (", aging" if queue["aging_tokens_per_s"] else "")
+        case "deadline":
+            late = ", hopeless ones last" if queue["defer_hopeless"] else ""
+            return f"earliest {LIMITS[queue['limit']]} deadline first{late}"
+        case "fair":
+            return "fair between classes"
+    return str(queue["kind"]).replace("_", " ")
 
 
 def traffic_line(summary: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from simulator.scenario.base import Count, Model, PositiveFraction, Tokens, Unit
 from simulator.scenario.policies import Policy
+from simulator.scenario.queue import FCFS, Queue
 
 
 class EngineChoice(Model):
@@ -20,6 +21,7 @@ class EngineChoice(Model):
         "apart, defaults hold; default: the newest",
     )
     policy: Policy | None = Field(None, description="how steps are made up; default: the engine's")
+    queue: Queue = Field(FCFS, description="which waiting request is admitted next")
     max_num_seqs: Count | None = Field(None, description="most requests running at once, a replica")
     max_num_batched_tokens: Tokens | None = Field(None, description="token budget of one step")
     max_model_len: Tokens | None = Field(None, description="longest prompt + output")

@@ -330,6 +330,12 @@ class TrafficClass(Model):
         SyntheticWorkload | TraceWorkload | SessionsWorkload, Field(discriminator="kind")
     ] = Field(description="the class's own traffic")
     slo: Slo | None = Field(None, description="overrides the scenario's SLO for this class")
+    priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000, strict=True)] = Field(
+        0, description="lower goes first, with engine.queue: priority"
+    )
+    weight: PositiveFloat = Field(
+        1.0, description="share of the service, with engine.queue: fair, and of the fairness index"
+    )
 
 
 class MixWorkload(Model):

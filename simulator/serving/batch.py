@@ -7,6 +7,7 @@ from heapq import heappop, heappush
 
 from simulator.costs.protocol import Chunk
 from simulator.serving.kv_cache import KvCache
+from simulator.serving.queues import Waiting
 from simulator.serving.scheduler import Plan
 from simulator.serving.sequence import Sequence
 
@@ -26,12 +27,13 @@ class BatchScheduler:
         wait_to_fill: bool = False,
         local_span: int = 0,
         local_chunked: bool = False,
+        waiting: Waiting | None = None,
     ) -> None:
         self.kv = kv
         self.batch_size = batch_size
         self.wait_to_fill = wait_to_fill
         self.pauses_decoding = False
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: Waiting = deque() if waiting is None else waiting
         self.blocked = False
         self._span = local_span
         self._chunked = local_chunked

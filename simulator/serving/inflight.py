@@ -6,6 +6,7 @@ from collections import deque
 
 from simulator.costs.protocol import Chunk
 from simulator.serving.kv_cache import KvCache
+from simulator.serving.queues import Waiting
 from simulator.serving.scheduler import DecodeSet, Plan
 from simulator.serving.sequence import NOT_DECODING, Sequence
 
@@ -27,6 +28,7 @@ class InFlightScheduler:
         wait_steps: while others decode, prompts that could be admitted wait up to so many steps for
             more to come, unless the step with them would have ``wait_fill`` of the token budget.
         local_span, local_chunked: span of the local-attention layers, see ``StepCost``.
+        waiting: an empty queue; default: first come, first served.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class InFlightScheduler:
         wait_fill: float = 1.0,
         local_span: int = 0,
         local_chunked: bool = False,
+        waiting: Waiting | None = None,
     ) -> None:
         self.kv = kv
         self.max_num_seqs = max_num_seqs
@@ -53,7 +56,7 @@ class InFlightScheduler:
         self.wait_steps = wait_steps
         self.enough = wait_fill * max_num_batched_tokens
         self._waited = 0
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: Waiting = deque() if waiting is None else waiting
         self.blocked = False
         # The first waiting one is blocked with a prefix hit. Should its cached blocks be taken
         # while it waits, its prompt would exceed the budget, and the shorter chunk could fit.
@@ -195,11 +198,16 @@ class InFlightScheduler:
         blocks = 0
         if not self.reserve:
             blocks = self.kv.layout.growing_blocks(tokens) + sequence.fixed - sequence.blocks
-        if blocks > self.kv.free:
-            self._preempt(sequence, plan)
+        if blocks > self.kv.free and not self._find_blocks(plan, sequence, blocks):
             return left
         self._chunk(plan, sequence, new, blocks)
         return left - new
+
+    def _find_blocks(self, plan: Plan, sequence: Sequence, blocks: int) -> bool:
+        """Whether a chunk can have its blocks after all: here its sequence, which is the last one
+        admitted, has to go."""
+        self._preempt(sequence, plan)
+        return False
 
     def _admit(self, plan: Plan, left: int) -> None:
         kv = self.kv

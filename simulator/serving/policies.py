@@ -6,27 +6,38 @@ from collections.abc import Callable
 from functools import partial
 
 from simulator.deployment import Limits
+from simulator.errors import ScenarioError
 from simulator.scenario.policies import (
     DynamicPolicy,
     FullReservationPolicy,
     PrefillFirstPolicy,
     StaticPolicy,
 )
+from simulator.scenario.queue import FairQueue, PriorityQueue
 from simulator.serving.batch import BatchScheduler
 from simulator.serving.inflight import InFlightScheduler
 from simulator.serving.kv_cache import KvCache, KvLayout
+from simulator.serving.ordered import FairScheduler, PriorityScheduler
+from simulator.serving.queues import make_queue
 from simulator.serving.scheduler import Scheduler
 from simulator.serving.speculative import SpeculativeScheduler
 
-Factory = Callable[[KvCache, Limits, int, bool], Scheduler]
+Weights = tuple[float, ...]
+"""Of the traffic classes, for a fair queue."""
+
+Factory = Callable[[KvCache, Limits, int, bool, Weights], Scheduler]
 
 
-def _inflight(kv: KvCache, limits: Limits, span: int, chunked: bool) -> Scheduler:
+def _inflight(
+    kv: KvCache, limits: Limits, span: int, chunked: bool, weights: Weights = ()
+) -> Scheduler:
     policy = limits.policy
     reserves = policy if isinstance(policy, FullReservationPolicy) else None
     make: Callable[..., InFlightScheduler] = InFlightScheduler
     if limits.speculation is not None:
         make = partial(SpeculativeScheduler, speculation=limits.speculation)
+    elif isinstance(limits.queue, PriorityQueue):
+        make = PriorityScheduler
     return make(
         kv,
         max_num_seqs=limits.max_num_seqs,
@@ -38,10 +49,13 @@ def _inflight(kv: KvCache, limits: Limits, span: int, chunked: bool) -> Schedule
         wait_fill=reserves.wait_fill if reserves else 1.0,
         local_span=span,
         local_chunked=chunked,
+        waiting=make_queue(limits.queue, weights),
     )
 
 
-def _batch(kv: KvCache, limits: Limits, span: int, chunked: bool) -> Scheduler:
+def _batch(
+    kv: KvCache, limits: Limits, span: int, chunked: bool, weights: Weights = ()
+) -> Scheduler:
     assert isinstance(limits.policy, StaticPolicy | DynamicPolicy)
     return BatchScheduler(
         kv,
@@ -49,6 +63,7 @@ def _batch(kv: KvCache, limits: Limits, span: int, chunked: bool) -> Scheduler:
         wait_to_fill=isinstance(limits.policy, DynamicPolicy),
         local_span=span,
         local_chunked=chunked,
+        waiting=make_queue(limits.queue, weights),
     )
 
 
@@ -62,13 +77,26 @@ POLICIES: dict[str, Factory] = {
 """Register a scheduler of your own here under the ``kind`` of its policy."""
 
 
-def make_scheduler(limits: Limits, layout: KvLayout, span: int, chunked: bool) -> Scheduler:
+def make_scheduler(
+    limits: Limits, layout: KvLayout, span: int, chunked: bool, weights: Weights = ()
+) -> Scheduler:
     """A scheduler with an empty cache.
 
     Args:
         limits: policy and limits of the engine.
         layout: the replica's KV blocks.
         span, chunked: local attention of the model, see ``StepCost``.
+        weights: of the traffic classes, for a fair queue.
     """
+    if limits.speculation is not None and limits.queue.kind in ("priority", "fair"):
+        raise ScenarioError(
+            f"the order {limits.queue.kind} counts one token a sequence and step, and speculative "
+            "decoding gives several",
+            where="engine.queue",
+            hint="use fcfs, shortest_first or deadline with speculation",
+        )
     kv = KvCache(layout, prefix_caching=limits.prefix_caching)
-    return POLICIES[limits.policy.kind](kv, limits, span, chunked)
+    scheduler = POLICIES[limits.policy.kind](kv, limits, span, chunked, weights)
+    if isinstance(limits.queue, FairQueue):
+        return FairScheduler(scheduler, len(weights))
+    return scheduler

@@ -8,12 +8,12 @@ the O(1) bookkeeping of decoding sequences is what makes the simulator fast.
 
 from __future__ import annotations
 
-from collections import deque
 from heapq import heappop, heappush
 from typing import Protocol
 
 from simulator.costs.protocol import Chunk
 from simulator.serving.kv_cache import KvCache
+from simulator.serving.queues import Waiting
 from simulator.serving.sequence import NOT_DECODING, Sequence
 
 
@@ -79,11 +79,19 @@ class Scheduler(Protocol):
     """What the cluster and a real engine need of a policy."""
 
     kv: KvCache
-    waiting: deque[Sequence]
-    blocked: bool
-    """The last plan left sequences waiting that can only be admitted when one that runs ends."""
     pauses_decoding: bool
     """Steps with prompts leave decoding sequences out."""
+
+    @property
+    def waiting(self) -> Waiting:
+        """Who is queued, the next one first."""
+        ...
+
+    @property
+    def blocked(self) -> bool:
+        """The last plan left sequences waiting, and as long as the same one is the head, somebody
+        is only admitted when one that runs ends."""
+        ...
 
     def add(self, sequence: Sequence) -> None:
         """Queues a new sequence."""

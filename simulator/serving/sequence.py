@@ -34,6 +34,9 @@ class Sequence:
             stands for a block that is private because an equal one was registered before. No list
             is the same as an empty one.
         last_token_s: when its last token came out, kept by the clock where it cannot be derived.
+        rank, ticket, latest: its place in a queue that is not first come, first served: lowest rank
+            first, then lowest ticket; and when it must start to make its deadline, clock seconds.
+            Not set under first come, first served.
     """
 
     __slots__ = (
@@ -49,14 +52,21 @@ class Sequence:
         "index",
         "keys",
         "last_token_s",
+        "latest",
         "offset",
         "order",
         "output",
         "preemptions",
         "prompt",
+        "rank",
         "streams",
         "target",
+        "ticket",
     )
+
+    rank: float
+    ticket: int
+    latest: float
 
     def __init__(
         self,
