@@ -29,7 +29,7 @@ def check_groups(
         if group.classes is not None:
             among = np.array([group.serves(name) for name in requests.classes])[requests.class_id]
         bad |= check_requests(
-            requests, group.limits, group.layout, oversized=oversized, among=among
+            requests, group.limits, group.lane_layout, oversized=oversized, among=among
         )
     return bad
 

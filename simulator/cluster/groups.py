@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from simulator.costs.protocol import StepCost
+from simulator.costs.protocol import LockstepCost, PipelineCost, StepCost
 from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
 from simulator.results.record import Group
 from simulator.scenario.pools import Role
@@ -42,6 +42,26 @@ class ReplicaGroup:
 
     def recorded(self, first: int) -> Group:
         """The group in a record, its replicas numbered from ``first`` on."""
-        return Group(
-            self.name, self.role, first, self.replicas, self.layout.blocks, self.layout.block_size
-        )
+        blocks = self.lane_layout.blocks * lanes_of(self.cost)
+        return Group(self.name, self.role, first, self.replicas, blocks, self.layout.block_size)
+
+    @property
+    def lane_layout(self) -> KvLayout:
+        """KV blocks that one request can have: those of its lane."""
+        lanes = lanes_of(self.cost)
+        return share_of_lane(self.layout, lanes) if lanes > 1 else self.layout
+
+
+def lanes_of(cost: StepCost) -> int:
+    """Schedulers of one replica: one for each micro-batch in flight, one for each attention rank
+    in lockstep."""
+    if isinstance(cost, PipelineCost):
+        return cost.stages
+    if isinstance(cost, LockstepCost):
+        return cost.ranks
+    return 1
+
+
+def share_of_lane(layout: KvLayout, lanes: int) -> KvLayout:
+    """KV blocks of one of ``lanes`` equal shares of a replica's; what is left over lies idle."""
+    return replace(layout, blocks=layout.blocks // lanes)

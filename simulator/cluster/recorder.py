@@ -8,10 +8,18 @@ from struct import Struct
 
 import numpy as np
 
-from simulator.results.record import COMPLETED, UNFINISHED, Gaps, Group, RunRecord, StepTable
+from simulator.results.record import (
+    COMPLETED,
+    LANES_APART,
+    UNFINISHED,
+    Gaps,
+    Group,
+    RunRecord,
+    StepTable,
+)
 from simulator.workload.requests import Requests
 
-_STEP_COLUMNS = tuple(field.name for field in fields(StepTable))
+_STEP_COLUMNS = tuple(field.name for field in fields(StepTable) if field.name != "lane")
 _FLOAT_COLUMNS = frozenset(
     (
         "start_s",
@@ -41,7 +49,9 @@ class Recorder:
     """Columns of requests, steps and gaps; see ``RunRecord`` for what they mean.
 
     Attributes:
-        rows: rows of the step table that are not compacted yet, each made by ``pack_row``.
+        rows: rows of the step table that are not compacted yet, each made by ``pack_row``, with
+            the number of the lane in place of the replica's.
+        replica: who serves a request; the number of the lane as well.
     """
 
     def __init__(self, requests: Requests) -> None:
@@ -96,6 +106,13 @@ class Recorder:
         for i in range(_WIDTH - 1, -1, -1):
             columns[_STEP_COLUMNS[i]] = np.concatenate([chunk.pop() for chunk in self._chunks])
         self._chunks = []
+        number = columns["replica"]
+        columns["lane"] = number // LANES_APART
+        replica, lane = np.frombuffer(self.replica, dtype=np.int64), None
+        if columns["lane"].any():
+            columns["replica"] = number % LANES_APART
+            lane = np.maximum(replica, 0) // LANES_APART
+            replica = np.where(replica < 0, replica, replica % LANES_APART)
         gaps = np.frombuffer(self.gaps, dtype=np.float64).reshape(-1, 3)
         return RunRecord(
             requests=self.requests,
@@ -107,7 +124,8 @@ class Recorder:
             generated=np.where(completed, self.requests.output_tokens, generated),
             cached_tokens=np.frombuffer(self.cached, dtype=np.int64),
             preemptions=np.frombuffer(self.preemptions, dtype=np.int64),
-            replica=np.frombuffer(self.replica, dtype=np.int64),
+            replica=replica,
+            lane=lane,
             outcome=np.where(completed, COMPLETED, outcome),
             steps=StepTable(**columns),
             gaps=Gaps(gaps[:, 0].copy(), gaps[:, 1].copy(), gaps[:, 2].astype(np.int64)),

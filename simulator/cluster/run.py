@@ -17,6 +17,7 @@ from simulator.cluster.alone import Alone
 from simulator.cluster.clients import Dependents, Sequences
 from simulator.cluster.feasible import check_groups
 from simulator.cluster.groups import ReplicaGroup
+from simulator.cluster.kinds import make_replica
 from simulator.cluster.ranks import Sent, make_rank
 from simulator.cluster.recorder import Recorder
 from simulator.cluster.replica import Replica
@@ -28,7 +29,6 @@ from simulator.results.record import REJECTED, TIMED_OUT, Group, RunRecord
 from simulator.scenario.policies import DynamicPolicy
 from simulator.scenario.routers import RoundRobinRouter, Router
 from simulator.serving.kv_cache import KvLayout
-from simulator.serving.policies import make_scheduler
 from simulator.serving.sequence import Sequence
 from simulator.terms import ClassTerms, Terms
 from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
@@ -164,6 +164,7 @@ class _Cluster:
         listening = bool(self._dependents or self.progress or self.timeout_s)
         first = len(self.replicas)
         response_s = group.front_end.response_s + self.network_s
+        weights = tuple(each.weight for each in self._terms)
         rank = make_rank(
             limits.queue,
             Sent(
@@ -172,18 +173,13 @@ class _Cluster:
             ),
         )  # fmt: skip
         return [
-            Replica(
-                number, self.env,
-                make_scheduler(
-                    limits, group.layout, cost.local_span, cost.local_is_chunked,
-                    tuple(each.weight for each in self._terms),
-                ),
-                cost, self.recorder, loads,
+            make_replica(
+                number, self.env, limits, group.layout, cost, self.recorder, loads,
                 front_end=group.front_end,
                 response_s=response_s,
                 window_s=window_s,
                 rank=rank,
-                plans_ahead=limits.async_scheduling,
+                weights=weights,
                 ended=self._ended if listening else None,
             )
             for number in range(first, first + group.replicas)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Chunk(NamedTuple):
@@ -62,9 +62,13 @@ class Work(NamedTuple):
     sampled: int
 
 
+@runtime_checkable
 class LockstepCost(StepCost, Protocol):
     """Predicted duration of steps that several attention ranks take together, because their
     experts lie on all of them: attention of the slowest rank, experts on all ranks' tokens."""
+
+    ranks: int
+    """How many there are."""
 
     def together(self, works: Sequence[Work]) -> float:
         """One common step; one work a rank, ranks without sequences have one of zeros."""
@@ -72,7 +76,51 @@ class LockstepCost(StepCost, Protocol):
 
     def decode_together(self, works: Sequence[Work]) -> tuple[float, float, int]:
         """A run of pure decode steps with fixed sets of sequences: as ``StepCost.decode``, duration
-        of the first step, its growth, and for how many steps that line is exact."""
+        of the first step, its growth, and for how many steps that line is exact. Cut where another
+        rank becomes the slowest one."""
+        ...
+
+    def own(self, work: Work) -> tuple[float, float]:
+        """The part of a step that each rank does for itself: seconds, and growth from step to step
+        of pure decode. A common step takes the longest of these and what all do together."""
+        ...
+
+
+class Passage(NamedTuple):
+    """How long pure decode steps keep each machine of a pipeline busy, seconds: stage, link, stage,
+    link, … stage. ``first`` of the first step, ``slope`` its growth from step to step, ``most``:
+    for how many steps these lines are exact. Lists are the receiver's to keep."""
+
+    first: list[float]
+    slope: list[float]
+    most: int
+
+
+@runtime_checkable
+class PipelineCost(StepCost, Protocol):
+    """Predicted passages of steps through the stages of one replica. As a ``StepCost``: a step
+    alone in the pipeline."""
+
+    stages: int
+    """How many there are."""
+    lags: Sequence[float]
+    """Latency from a machine's end to the next one's earliest start, by machine."""
+
+    def decode_passage(
+        self, sequences: int, context: int, local_context: int, local_growth: int
+    ) -> Passage:
+        """Of a run of pure decode steps; arguments as of ``StepCost.decode``."""
+        ...
+
+    def step_passage(
+        self,
+        sequences: int,
+        context: int,
+        local_context: int,
+        chunks: Sequence[Chunk],
+        sampled: int,
+    ) -> list[float]:
+        """Of one step with prompt chunks; arguments as of ``StepCost.step``."""
         ...
 
 

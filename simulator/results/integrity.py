@@ -127,9 +127,10 @@ def _steps(record: RunRecord) -> Iterator[str]:
     yield from _all(
         (steps.replica >= 0) & (steps.replica < record.replicas), "step row {} has no replica"
     )
-    order = np.lexsort((steps.start_s, steps.replica))
+    # Lanes of a replica overlap in time, steps of one lane do not.
+    order = np.lexsort((steps.start_s, steps.lane, steps.replica))
     start, end = steps.start_s[order], (steps.start_s + steps.duration_s)[order]
-    same = np.diff(steps.replica[order]) == 0
+    same = (np.diff(steps.replica[order]) == 0) & (np.diff(steps.lane[order]) == 0)
     slack = _TICK * (1 + record.end_s)
     clear = np.ones(len(order), dtype=np.bool_)
     clear[order[1:]] = ~same | (start[1:] + slack >= end[:-1])

@@ -16,6 +16,10 @@ from simulator.scenario.pools import Role
 from simulator.workload.requests import Floats, Ints, Requests
 
 COMPLETED, REJECTED, TIMED_OUT, UNFINISHED = range(4)
+LANES_APART = 1 << 20
+"""Where a replica and its lane are one number, it is the replica's plus so much for each lane
+before it: more than there are replicas."""
+
 OUTCOMES = ("completed", "rejected", "timed_out", "unfinished")
 
 
@@ -30,7 +34,7 @@ class StepTable:
         steps: how many.
         first_s, slope_s: duration of the first step, growth from step to step; seconds.
         stall_s: seconds of the row in which its devices wait for something that is moved or for
-            other devices, part of its duration; rows with any stand for one step.
+            other devices, part of its duration.
         decode: sequences that decode (one token each in every step).
         context: tokens those sequences attend to in the first step, summed over them (each
             sequence's own new token included); grows by ``decode`` a step.
@@ -53,6 +57,8 @@ class StepTable:
         waiting: sequences queued, at the end of the row.
         kv_blocks: KV blocks in use while the row runs (at its end).
         kv_tokens: tokens stored in them.
+        lane: which scheduler of the replica, from 0. Rows of the same lane follow each other,
+            those of different lanes overlap.
     """
 
     replica: Ints
@@ -79,6 +85,7 @@ class StepTable:
     waiting: Ints
     kv_blocks: Ints
     kv_tokens: Floats
+    lane: Ints
 
     def __len__(self) -> int:
         return len(self.start_s)
@@ -147,6 +154,7 @@ class RunRecord:
         held: when replicas' devices were held, as rows of replica, from, until (s); None: all of
             them, all the time.
         end_s: when the last event happened.
+        lane: which lane of the replica served it; None where every replica has one.
         interrupted: the user stopped the run; everything up to ``end_s`` is complete.
         wall_s: seconds of real time the clock ran.
     """
@@ -172,6 +180,7 @@ class RunRecord:
     wall_s: float = 0.0
     groups: tuple[Group, ...] = ()
     held: Floats | None = None
+    lane: Ints | None = None
 
     def __post_init__(self) -> None:
         if not self.groups:

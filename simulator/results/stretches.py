@@ -62,6 +62,7 @@ def _part(steps: StepTable, first: Ints, last: Ints) -> StepTable:
     columns["first_s"] = steps.first_s + first * steps.slope_s
     columns["context"] = steps.context + first * steps.decode
     columns["local_context"] = steps.local_context + first * steps.local_growth
+    columns["stall_s"] = steps.stall_s * ((last - first) / steps.steps)
     columns["kv_tokens"] = steps.kv_tokens - (steps.steps - last) * steps.decode
     for name in _CARRIED_BY_THE_FIRST:  # rows of several steps have none of these; keep the sums
         columns[name] = np.where(first == 0, columns[name], 0)

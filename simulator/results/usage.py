@@ -9,7 +9,7 @@ import numpy as np
 
 from simulator.deployment import ResolvedDeployment
 from simulator.results.fleet import Part, added
-from simulator.results.record import TIMED_OUT, RunRecord
+from simulator.results.record import LANES_APART, TIMED_OUT, RunRecord
 from simulator.results.totals import PhaseTotals, Totals
 from simulator.results.window import Window, end_of_run
 from simulator.workload.requests import Floats
@@ -68,9 +68,13 @@ def _left_s(deployment: ResolvedDeployment, record: RunRecord) -> Floats:
         return left
     deadline = np.maximum(record.sent_s + timeout_s, record.queued_s)
     steps = record.steps
-    for replica in np.unique(record.replica[gave_up]):
-        mine = np.flatnonzero(gave_up & (record.replica == replica))
-        rows = np.flatnonzero(steps.replica == replica)
+    lanes, row_lanes = record.replica, steps.replica
+    if record.lane is not None:
+        lanes = lanes + LANES_APART * record.lane
+        row_lanes = row_lanes + LANES_APART * steps.lane
+    for lane in np.unique(lanes[gave_up]):
+        mine = np.flatnonzero(gave_up & (lanes == lane))
+        rows = np.flatnonzero(row_lanes == lane)
         left[mine] = deadline[mine]
         if len(rows):
             end = (steps.start_s + steps.duration_s)[rows]

@@ -1,0 +1,75 @@
+"""Which kind of replica a cost model asks for, and how many lanes it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+from simpy import Environment
+
+from simulator.cluster.groups import lanes_of, share_of_lane
+from simulator.cluster.lockstep import Lockstep
+from simulator.cluster.pipeline import Pipeline
+from simulator.cluster.ranks import Rank
+from simulator.cluster.recorder import Recorder
+from simulator.cluster.replica import Replica
+from simulator.costs.protocol import LockstepCost, PipelineCost, StepCost
+from simulator.deployment import FrontEndTimes, Limits
+from simulator.serving.kv_cache import KvLayout
+from simulator.serving.policies import make_scheduler
+from simulator.serving.sequence import Sequence
+
+
+def make_replica(
+    number: int,
+    env: Environment,
+    limits: Limits,
+    layout: KvLayout,
+    cost: StepCost,
+    recorder: Recorder,
+    loads: list[int],
+    *,
+    front_end: FrontEndTimes,
+    response_s: float,
+    window_s: float,
+    ended: Callable[[list[Sequence]], None] | None,
+    rank: Rank | None = None,
+    weights: tuple[float, ...] = (),
+) -> Replica:
+    """A replica with empty queues; see ``Replica``.
+
+    Args:
+        number: its number.
+        limits: of the whole replica. Of a pipeline, each lane runs its share of the sequences;
+            attention ranks have the limits of an engine each, as they have one.
+        layout: KV blocks of the whole replica.
+        rank: see ``Replica``.
+        weights: see ``make_scheduler``.
+    """
+    lanes = lanes_of(cost)
+    share = share_of_lane(layout, lanes) if lanes > 1 else layout
+    if isinstance(cost, PipelineCost):
+        limits = replace(limits, max_num_seqs=max(1, limits.max_num_seqs // lanes))
+    schedulers = [
+        make_scheduler(limits, share, cost.local_span, cost.local_is_chunked, weights)
+        for _ in range(lanes)
+    ]
+    if isinstance(cost, PipelineCost):
+        pipeline = Pipeline(
+            number, env, schedulers, cost, recorder, loads,
+            front_end=front_end, response_s=response_s, window_s=window_s, ended=ended, rank=rank,
+        )  # fmt: skip
+        return cast("Replica", pipeline)
+    if isinstance(cost, LockstepCost):
+        lockstep = Lockstep(
+            number, env, schedulers, cost, recorder, loads,
+            front_end=front_end, response_s=response_s,
+            plans_ahead=limits.async_scheduling, ended=ended, rank=rank,
+        )  # fmt: skip
+        return cast("Replica", lockstep)
+    return Replica(
+        number, env, schedulers[0], cost, recorder, loads,
+        front_end=front_end, response_s=response_s, window_s=window_s,
+        plans_ahead=limits.async_scheduling, ended=ended, rank=rank,
+    )  # fmt: skip
