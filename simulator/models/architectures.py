@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from simulator.models import families, hybrids
 from simulator.models.config import Config
 from simulator.models.layers import (
     FULL,
@@ -30,6 +31,7 @@ class Architecture(NamedTuple):
 
     layers: Callable[[Config], list[Layer]]
     defaults: Mapping[str, Any] = {}
+    norm_bias: bool = False
 
 
 def _uniform(config: Config, attention: Attention, span: Span, mlp: Mlp) -> list[Layer]:
@@ -236,6 +238,52 @@ ARCHITECTURES: dict[str, Architecture] = {
     "kimi_k2": Architecture(_deepseek_v3, _DEEPSEEK),
     "minimax_m2": Architecture(_minimax_m2),
 }
+for _kind, _read in (
+    ("qwen3_next", hybrids.qwen3_next),
+    ("qwen3_5_text", hybrids.qwen3_5),
+    ("qwen3_5_moe_text", hybrids.qwen3_next),
+    ("bamba", hybrids.bamba),
+    ("granitemoehybrid", hybrids.granitemoehybrid),
+    ("falcon_h1", hybrids.falcon_h1),
+    ("nemotron_h", hybrids.nemotron_h),
+    ("mamba2", hybrids.mamba2),
+    ("lfm2", hybrids.lfm2),
+    ("lfm2_moe", hybrids.lfm2_moe),
+    ("cohere", families.cohere),
+    ("cohere2", families.cohere2),
+    ("dots1", families.dots1),
+    ("ernie4_5", families.ernie4_5),
+    ("ernie4_5_moe", families.ernie4_5_moe),
+    ("exaone4", families.exaone4),
+    ("gemma", families.gemma),
+    ("glm", families.glm),
+    ("glm4", families.glm4),
+    ("glm4_moe", families.glm4_moe),
+    ("granite", llama),
+    ("granitemoe", families.granitemoe),
+    ("granitemoeshared", families.granitemoe),
+    ("hunyuan", families.hunyuan_large),
+    ("hunyuan_v1_dense", families.hunyuan),
+    ("hunyuan_v1_moe", families.hunyuan_moe),
+    ("apertus", families.apertus),
+    ("arcee", families.ungated),
+    ("nemotron", families.ungated),
+    ("mimo", _qwen2),
+    ("olmo2", families.olmo2),
+    ("olmo3", families.olmo2),
+    ("phimoe", families.phimoe),
+    ("seed_oss", families.seed_oss),
+    ("smollm3", families.smollm3),
+    ("starcoder2", families.starcoder2),
+):
+    ARCHITECTURES[_kind] = Architecture(
+        _read,
+        {**hybrids.DEFAULTS, **families.DEFAULTS}.get(_kind, {}),
+        norm_bias=_kind in families.NORM_BIAS,
+    )
+ARCHITECTURES["glm4_moe_lite"] = Architecture(
+    _deepseek_v3, {**_DEEPSEEK, "first_k_dense_replace": 1}
+)
 # Language models of these are the same as those of the plain text models.
 for _kind, _same in (
     ("qwen2_vl", "qwen2"),
@@ -244,6 +292,8 @@ for _kind, _same in (
     ("qwen2_5_vl_text", "qwen2"),
     ("qwen3_vl_text", "qwen3"),
     ("qwen3_vl_moe_text", "qwen3_moe"),
+    ("qwen3_5", "qwen3_5_text"),
+    ("qwen3_5_moe", "qwen3_5_moe_text"),
     ("gemma3", "gemma3_text"),
     ("llama4", "llama4_text"),
 ):

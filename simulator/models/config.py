@@ -43,6 +43,11 @@ class Config:
         """The same configuration with other defaults."""
         return Config(self.values, self.origin, self._text, self._section, self._outer, defaults)
 
+    def with_values(self, values: Mapping[str, Any]) -> Config:
+        """The same configuration with other values of these keys."""
+        merged = {**self.values, **values}
+        return Config(merged, self.origin, self._text, self._section, self._outer, self._defaults)
+
     def get(self, key: str) -> Any:
         """The value as it is; the default if the key is left out, None without one."""
         return self.values[key] if key in self.values else self._defaults.get(key)

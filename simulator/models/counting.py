@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from simulator.models.layout import ALONE, Layout
+from simulator.models.recurrent import conv_elements, state_elements
 from simulator.models.spec import Attention, GroupedAttention, LayerGroup, Mlp, ModelSpec
 from simulator.models.splits import check_split
 
@@ -85,8 +86,10 @@ def tensors(spec: ModelSpec) -> Iterator[Tensor]:
     yield matrix
     if not spec.tied_embeddings:
         yield matrix._replace(name="lm_head")
-    yield Tensor("final_norm", hidden, 1, 1, 1, "other")
+    width = 2 * hidden if spec.norm_bias else hidden
+    yield Tensor("final_norm", width, 1, 1, 1, "other")
     for group in spec.groups:
+        yield Tensor("norms", width * group.norms, group.count, group.count, 1, "other")
         yield from layer_tensors(group, hidden)
 
 
@@ -99,15 +102,27 @@ def mtp_tensors(spec: ModelSpec) -> Iterator[Tensor]:
     # Of hidden state, of the embedding, and before the LM head.
     yield Tensor("mtp.norms", 3 * hidden, modules, modules, 1, "other")
     yield Tensor("mtp.projection", 2 * hidden * hidden, modules, modules, 1, "other")
+    norms = hidden * spec.mtp.group.norms
+    yield Tensor("mtp.layer_norms", norms, modules, modules, 1, "other")
     for tensor in layer_tensors(spec.mtp.group, hidden):
         yield tensor._replace(name=f"mtp.{tensor.name}")
 
 
 def layer_tensors(group: LayerGroup, hidden: int) -> Iterator[Tensor]:
-    """Weights of all layers of a group."""
-    yield Tensor("norms", hidden * group.norms, group.count, group.count, 1, "other")
-    for tensor in (*_attention(group.attention, hidden), *_mlp(group.mlp, hidden)):
+    """Weights of all layers of a group, without the norms over the residual stream."""
+    for tensor in _layer(group, hidden):
         yield tensor._replace(copies=tensor.copies * group.count, used=tensor.used * group.count)
+
+
+def _layer(group: LayerGroup, hidden: int) -> Iterator[Tensor]:
+    if group.attention is not None:
+        yield from _attention(group.attention, hidden)
+    if group.recurrent is not None:
+        for name, size, ways, linear in group.recurrent.weights(hidden):
+            part: Literal["attention", "other"] = "attention" if linear else "other"
+            yield Tensor(f"recurrent.{name}", size, 1, 1, ways, part)
+    if group.mlp is not None:
+        yield from _mlp(group.mlp, hidden)
 
 
 def parameters(spec: ModelSpec) -> int:
@@ -190,16 +205,40 @@ def kv_bytes_per_rank(spec: ModelSpec, kv: Dtype, layout: Layout) -> KvBytes:
     check_split(spec, layout)
     size = {True: 0.0, False: 0.0}
     for group in spec.groups:
+        if group.attention is None or _shares_kv(group.attention):
+            continue
         elements = kv_elements(group.attention, layout.tp)
         size[group.span.kind == "full"] += group.count * elements * element_bytes(kv)
     return KvBytes(full=size[True], local=size[False])
 
 
+def _shares_kv(attention: Attention) -> bool:
+    return isinstance(attention, GroupedAttention) and attention.shares_kv
+
+
 def kv_elements(attention: Attention, tp: int = 1) -> int:
-    """Elements one layer caches for a token on one of ``tp`` devices."""
+    """Elements of a token that one layer reads from the cache on one of ``tp`` devices; it has also
+    stored them unless it shares an earlier layer's."""
     if isinstance(attention, GroupedAttention):
         return 2 * attention.head_dim * -(-attention.kv_heads // tp)
     return attention.kv_lora_rank + attention.qk_rope_head_dim
+
+
+def state_bytes_per_rank(spec: ModelSpec, state: Dtype, layout: Layout) -> float:
+    """Bytes that recurrent layers keep for one sequence, however long, on one device: every head's
+    state in ``state``, and the last inputs of the convolutions in 16 bits.
+
+    Raises:
+        UserError: ``tp`` does not divide the heads.
+    """
+    check_tensor_parallel(spec, layout.tp)
+    size = 0.0
+    for group in spec.groups:
+        if group.recurrent is not None:
+            part = group.recurrent.share(layout.tp)
+            kept = state_elements(part) * element_bytes(state) + 2.0 * conv_elements(part)
+            size += group.count * kept
+    return size
 
 
 def _attention(attention: Attention, hidden: int) -> Iterator[Tensor]:
@@ -214,20 +253,23 @@ def _attention(attention: Attention, hidden: int) -> Iterator[Tensor]:
     heads = attention.heads
     if isinstance(attention, GroupedAttention):
         kv_heads, dim = attention.kv_heads, attention.head_dim
-        yield linear("q", hidden, heads * dim, heads)
-        yield linear("k", hidden, kv_heads * dim, kv_heads)
-        yield linear("v", hidden, kv_heads * dim, kv_heads)
+        own = 0 if attention.shares_kv else 1
+        queries = heads * dim * (2 if attention.output_gate else 1)
+        yield linear("q", hidden, queries, heads)
+        if own:
+            yield linear("k", hidden, kv_heads * dim, kv_heads)
+            yield linear("v", hidden, kv_heads * dim, kv_heads)
         yield linear("o", heads * dim, hidden, heads)
         if attention.qkv_bias:
-            yield vector("q_bias", heads * dim, heads)
-            yield vector("kv_bias", 2 * kv_heads * dim, kv_heads)
+            yield vector("q_bias", queries, heads)
+            yield vector("kv_bias", 2 * own * kv_heads * dim, kv_heads)
         if attention.output_bias:
             yield vector("o_bias", hidden, 1)
         if attention.qk_norm and attention.qk_norm_per_head:
-            yield vector("qk_norm", 2 * dim, 1)
+            yield vector("qk_norm", (1 + own) * dim, 1)
         elif attention.qk_norm:
             yield vector("q_norm", heads * dim, heads)
-            yield vector("k_norm", kv_heads * dim, kv_heads)
+            yield vector("k_norm", own * kv_heads * dim, kv_heads)
         if attention.sinks:
             yield vector("sinks", heads, heads)
         return
@@ -253,7 +295,10 @@ def _mlp(mlp: Mlp, hidden: int) -> Iterator[Tensor]:
     yield Tensor("router", hidden * mlp.experts, 1, 1, 1, "other")
     if mlp.router_bias:
         yield Tensor("router_bias", mlp.experts, 1, 1, 1, "other")
-    for tensor in _block("experts", hidden, mlp.intermediate, mlp.gated, mlp.bias):
+    if mlp.latent:
+        yield Tensor("experts.to_latent", hidden * mlp.latent, 1, 1, 1, "mlp")
+        yield Tensor("experts.from_latent", mlp.latent * hidden, 1, 1, 1, "mlp")
+    for tensor in _block("experts", mlp.latent or hidden, mlp.intermediate, mlp.gated, mlp.bias):
         yield tensor._replace(copies=mlp.experts, used=mlp.top_k, experts=mlp.experts)
     if mlp.shared_intermediate:
         yield from _block("shared_experts", hidden, mlp.shared_intermediate, mlp.gated, mlp.bias)

@@ -13,7 +13,7 @@ from simulator.errors import UserError
 from simulator.models.architectures import ARCHITECTURES, Architecture, llama
 from simulator.models.config import Config
 from simulator.models.layers import Layer
-from simulator.models.quantization import weight_format
+from simulator.models.quantization import recurrent_dtype, weight_format
 from simulator.models.spec import LayerGroup, ModelSpec, MtpHead
 
 _LLAMA_KEYS = (
@@ -133,6 +133,8 @@ def parse_decoder(values: Mapping[str, Any], name: str, origin: str, text: str =
         quantization_group=weights.group,
         source="; ".join((str(values.get("_source", origin)), *notes)),
         parameters_published=values.get("_parameters_published"),
+        recurrent_dtype=recurrent_dtype(config),
+        norm_bias=architecture.norm_bias,
         mtp=_mtp(config, layers),
     )
     return Decoder(spec, tuple(layers), config, kind)
@@ -162,7 +164,7 @@ def _merge(layers: list[Layer]) -> tuple[LayerGroup, ...]:
     for layer in layers:
         counts[layer] = counts.get(layer, 0) + 1
     return tuple(
-        LayerGroup(number, layer.attention, layer.span, layer.mlp, layer.norms)
+        LayerGroup(number, layer.attention, layer.span, layer.mlp, layer.norms, layer.recurrent)
         for layer, number in counts.items()
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from simulator.models.config import Config
+from simulator.models.recurrent import Recurrent
 from simulator.models.spec import Attention, DenseMlp, GroupedAttention, Mlp, MoeMlp, Span
 
 FULL = Span()
@@ -15,10 +16,11 @@ _MOST_LAYERS = 10_000
 class Layer(NamedTuple):
     """One decoder layer."""
 
-    attention: Attention
+    attention: Attention | None
     span: Span
-    mlp: Mlp
+    mlp: Mlp | None
     norms: int = 2
+    recurrent: Recurrent | None = None
 
 
 def number_of_layers(config: Config) -> int:
@@ -37,6 +39,8 @@ def grouped(
     qkv_bias: bool = False,
     output_bias: bool = False,
     sinks: bool = False,
+    output_gate: bool = False,
+    head_dim: str = "head_dim",
 ) -> GroupedAttention:
     """Attention from the usual keys, checked against each other."""
     heads = config.integer("num_attention_heads")
@@ -46,7 +50,7 @@ def grouped(
             "num_key_value_heads", f"{kv_heads} does not divide num_attention_heads = {heads}"
         )
     hidden = config.integer("hidden_size")
-    if config.get("head_dim") is None and hidden % heads:
+    if config.get(head_dim) is None and hidden % heads:
         raise config.error(
             "num_attention_heads",
             f"{heads} does not divide hidden_size = {hidden}",
@@ -55,25 +59,31 @@ def grouped(
     return GroupedAttention(
         heads,
         kv_heads,
-        config.integer("head_dim", hidden // heads),
+        config.integer(head_dim, hidden // heads),
         qk_norm=qk_norm,
         qk_norm_per_head=qk_norm_per_head,
         qkv_bias=qkv_bias,
         output_bias=output_bias,
         sinks=sinks,
+        output_gate=output_gate,
     )
 
 
-def dense(config: Config, key: str = "intermediate_size", bias: bool = False) -> DenseMlp:
-    """A gated feed-forward block; ``key`` says how wide it is."""
-    return DenseMlp(config.integer(key), bias=bias)
+def dense(
+    config: Config, key: str = "intermediate_size", bias: bool = False, gated: bool = True
+) -> DenseMlp:
+    """A feed-forward block; ``key`` says how wide it is."""
+    return DenseMlp(config.integer(key), gated, bias)
 
 
-def experts(config: Config, number: str, width: str, **options: Any) -> MoeMlp:
-    """A mixture of gated experts; ``number`` and ``width`` are keys: how many, and how wide."""
-    total, chosen = config.integer(number), config.integer("num_experts_per_tok")
+def experts(
+    config: Config, number: str, width: str, top_k: str = "num_experts_per_tok", **options: Any
+) -> MoeMlp:
+    """A mixture of gated experts; ``number``, ``width`` and ``top_k`` are keys: how many, how
+    wide, and how many a token takes."""
+    total, chosen = config.integer(number), config.integer(top_k)
     if chosen > total:
-        raise config.error("num_experts_per_tok", f"{chosen} is more than {number} = {total}")
+        raise config.error(top_k, f"{chosen} is more than {number} = {total}")
     return MoeMlp(total, chosen, config.integer(width), **options)
 
 

@@ -49,6 +49,21 @@ def weight_format(config: Config) -> WeightFormat:
     return WeightFormat(dtype)
 
 
+def recurrent_dtype(config: Config) -> Dtype | None:
+    """Type of recurrent layers' states, if the configuration states one.
+
+    Raises:
+        UserError: an unknown type.
+    """
+    for key in ("mamba_ssm_cache_dtype", "mamba_ssm_dtype"):
+        name = config.get(key)
+        if name is not None:
+            if name not in _TORCH:
+                raise config.error(key, f"must be one of {', '.join(_TORCH)}, got {name!r}")
+            return _TORCH[name]
+    return None
+
+
 def _quantized(config: Config, quantization: Mapping[str, Any]) -> WeightFormat:
     method = quantization.get("quant_method")
     spared = quantization.get("modules_to_not_convert") or quantization.get("ignore") or []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from simulator.models.recurrent import Recurrent
+
 if TYPE_CHECKING:  # pydantic is not needed to describe a model
     from simulator.scenario.precision import Dtype
 
@@ -39,6 +41,9 @@ class GroupedAttention:
 
     ``qk_norm``: learned norms of queries and keys, one weight vector for all heads, or one that
     spans the heads with ``qk_norm_per_head`` off. ``sinks``: one learned logit a head.
+    ``output_gate``: the query projection also gives a gate for each element of the result
+    (Qwen3-Next). ``shares_kv``: the layer reads the keys and values that an earlier layer stored,
+    and has no projections for its own (cross-layer attention, arXiv:2405.12981).
     """
 
     heads: int
@@ -49,6 +54,8 @@ class GroupedAttention:
     qkv_bias: bool = False
     output_bias: bool = False
     sinks: bool = False
+    output_gate: bool = False
+    shares_kv: bool = False
     kind: Literal["gqa"] = "gqa"
 
 
@@ -82,6 +89,8 @@ class MoeMlp:
 
     ``shared_intermediate`` is the width of all shared experts together, 0 for none;
     ``shared_gate``: a learned scalar weighs their output. ``router_bias``: one number an expert.
+    ``latent``: width that routed experts work in, between two projections all of them share; 0
+    where they work in the model's.
     ``skew``: how many times as many tokens the most popular expert gets as the least; 1 for equal
     shares. At 10 the most popular one gets 2.6 times the mean. Publishers do not state it: servers
     under random prompts decode as with 10 to 50, under real text as with 1 to 10
@@ -96,6 +105,7 @@ class MoeMlp:
     bias: bool = False
     router_bias: bool = False
     shared_gate: bool = False
+    latent: int = 0
     skew: float = 10.0
     kind: Literal["moe"] = "moe"
 
@@ -108,14 +118,17 @@ Mlp = DenseMlp | MoeMlp
 class LayerGroup:
     """``count`` identical layers (not necessarily next to each other).
 
-    ``norms``: norms a layer over the residual stream, each with one weight a channel.
+    A layer has attention, a recurrent part, both side by side (Falcon-H1) or neither, and a
+    feed-forward block or none. ``norms``: norms a layer over the residual stream, each with one
+    weight a channel.
     """
 
     count: int
-    attention: Attention
+    attention: Attention | None
     span: Span
-    mlp: Mlp
+    mlp: Mlp | None
     norms: int = 2
+    recurrent: Recurrent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +163,8 @@ class ModelSpec:
             bits, a block in fp8); None for the usual: the format's group, a tensor or channel.
         source: where the figures come from.
         parameters_published: the count the publisher states, if any (tests compare).
+        recurrent_dtype: type of recurrent layers' states, where the configuration states one.
+        norm_bias: norms over the residual stream have a bias as well.
         mtp: modules that predict further tokens, which a server may leave out; they count neither
             as parameters nor as weights here (simulator.models.counting has both apart).
     """
@@ -165,9 +180,23 @@ class ModelSpec:
     quantization_group: int | None = None
     source: str = ""
     parameters_published: float | None = None
+    recurrent_dtype: Dtype | None = None
+    norm_bias: bool = False
     mtp: MtpHead | None = None
 
     @property
     def layers(self) -> int:
         """Number of decoder layers."""
         return sum(group.count for group in self.groups)
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether layers keep a state of fixed size for a sequence."""
+        return any(group.recurrent is not None for group in self.groups)
+
+    @property
+    def grows(self) -> bool:
+        """Whether layers keep keys and values of all tokens."""
+        return any(
+            group.attention is not None and group.span.kind == "full" for group in self.groups
+        )

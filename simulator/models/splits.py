@@ -28,7 +28,8 @@ def check_split(spec: ModelSpec, layout: Layout) -> None:
 
 def tensor_parallel_sizes(spec: ModelSpec, layout: Layout = ALONE) -> list[int]:
     """Every ``tp`` that the model can be split over, all else as in ``layout``."""
-    most = min(group.attention.heads for group in spec.groups)
+    parts = [part for group in spec.groups for part in (group.attention, group.recurrent) if part]
+    most = min(part.heads for part in parts)
     layouts = [replace(layout, tp=tp) for tp in range(1, most + 1)]
     return [
         found.tp
@@ -44,7 +45,9 @@ def _indivisible(spec: ModelSpec, layout: Layout) -> str | None:
         return "it must be at least 1"
     for group in spec.groups:
         attention, mlp = group.attention, group.mlp
-        if attention.heads % tp:
+        if group.recurrent is not None and (problem := group.recurrent.indivisible(tp)):
+            return problem
+        if attention is not None and attention.heads % tp:
             return f"{attention.heads} attention heads do not divide evenly"
         if isinstance(attention, GroupedAttention) and max(attention.kv_heads, tp) % min(
             attention.kv_heads, tp
@@ -57,7 +60,7 @@ def _indivisible(spec: ModelSpec, layout: Layout) -> str | None:
                 )
             if mlp.shared_intermediate % tp:
                 return f"shared experts' width {mlp.shared_intermediate} does not divide evenly"
-        elif mlp.intermediate % tp:
+        elif mlp is not None and mlp.intermediate % tp:
             return f"feed-forward width {mlp.intermediate} does not divide evenly"
     return None
 
