@@ -22,6 +22,7 @@ class ResolvedPrecision:
     weights: Dtype
     activations: Dtype
     kv_cache: Dtype
+    recurrent_state: Dtype = "bf16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,8 @@ NO_FRONT_END = FrontEndTimes()
 class MemoryBudget:
     """Where one device's memory goes, GiB, and the KV blocks a replica gets.
 
-    ``block_bytes`` is what one KV block takes on one device.
+    ``block_bytes`` is what one KV block takes on one device, ``state_blocks`` how many blocks a
+    sequence takes at once and for good, for its recurrent state.
     """
 
     device_gib: float
@@ -109,6 +111,7 @@ class MemoryBudget:
     kv_blocks: int
     kv_tokens: int
     rule: str
+    state_blocks: int = 0
 
 
 @dataclass(frozen=True, slots=True)

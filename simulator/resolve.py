@@ -156,7 +156,14 @@ def _precision(scenario: Scenario, spec: ModelSpec, hardware: HardwareProfile) -
             where="precision.activations",
             hint="use activations: bf16 (weights narrower than that are widened on the fly)",
         )
-    return ResolvedPrecision(weights, activations, asked.kv_cache or "bf16")
+    if asked.recurrent_state is not None and not spec.recurrent:
+        raise ScenarioError(
+            f"{spec.name} has no layers that keep a recurrent state",
+            where="precision.recurrent_state",
+            hint="leave it out",
+        )
+    state = asked.recurrent_state or spec.recurrent_dtype or "bf16"
+    return ResolvedPrecision(weights, activations, asked.kv_cache or "bf16", state)
 
 
 def _limits(
@@ -194,9 +201,14 @@ def _limits(
             hint="leave it out; policy.batch_size limits a batch",
         )
     # Blocks can only be shared where they are handed out one by one, for all of the context.
-    shareable = not whole_batches and any(g.span.kind == "full" for g in spec.groups)
+    shareable = not whole_batches and spec.grows and not spec.recurrent
     if asked.prefix_caching and not shareable:
-        why = f"{policy.kind} batches" if whole_batches else f"{spec.name}, whose window moves on,"
+        if whole_batches:
+            why = f"{policy.kind} batches"
+        elif spec.recurrent:
+            why = f"{spec.name}, whose recurrent layers keep no state of a prompt's beginning,"
+        else:
+            why = f"{spec.name}, whose window moves on,"
         raise ScenarioError(
             f"{why} cannot share KV blocks between prompts",
             where="engine.prefix_caching",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from simulator.engines.profile import (
 )
 from simulator.hardware.profile import HardwareProfile
 from simulator.models.layout import Layout
+from simulator.models.recurrent import GatedDeltaNet, Mamba2, ShortConv
 from simulator.models.spec import (
     DenseMlp,
     GroupedAttention,
@@ -226,9 +228,30 @@ LATENT = model(
         MoeMlp(64, 6, 1408, shared_intermediate=2816),
     )
 )
+GDN = GatedDeltaNet(16, 32, 128, 128)
+SSM = Mamba2(64, 64, 128, 8)
+HYBRID = model(
+    LayerGroup(18, None, FULL, MLP, recurrent=GDN),
+    LayerGroup(6, replace(GQA, output_gate=True, qk_norm=True), FULL, MLP),
+)
+BLOCKS = model(
+    LayerGroup(10, None, FULL, None, norms=1, recurrent=SSM),
+    LayerGroup(2, GQA, FULL, None, norms=1),
+    LayerGroup(8, None, FULL, MoeMlp(128, 4, 1408, gated=False, latent=512), norms=1),
+)
+STATES = model(LayerGroup(24, None, FULL, None, norms=1, recurrent=SSM))
+SIDE_BY_SIDE = model(LayerGroup(12, GQA, FULL, MLP, recurrent=SSM))
+CONVOLUTIONS = model(
+    LayerGroup(10, None, FULL, MLP, recurrent=ShortConv(4096)), LayerGroup(6, GQA, FULL, MLP)
+)
+SHARED_KV = model(
+    LayerGroup(12, GQA, FULL, MLP), LayerGroup(12, replace(GQA, shares_kv=True), FULL, MLP)
+)
 MODELS = {
     "dense": DENSE, "moe": MOE, "window": WINDOW, "chunked": CHUNKED,
-    "all-window": ALL_WINDOW, "latent": LATENT,
+    "all-window": ALL_WINDOW, "latent": LATENT, "hybrid": HYBRID, "blocks": BLOCKS,
+    "states": STATES, "side by side": SIDE_BY_SIDE, "convolutions": CONVOLUTIONS,
+    "shared-kv": SHARED_KV,
 }  # fmt: skip
 
 
@@ -279,7 +302,7 @@ def prompt_shape(tokens: int, *, past: int = 0, local_pairs: int = 0) -> Shape:
     """One prompt chunk whose end is the end of the prompt."""
     return shape(
         tokens=tokens, sampled=1, prefill=tokens, read=past + tokens, local_read=past + tokens,
-        pairs=tokens * past + tokens * (tokens + 1) // 2, local_pairs=local_pairs,
+        pairs=tokens * past + tokens * (tokens + 1) // 2, local_pairs=local_pairs, chunks=1,
     )  # fmt: skip
 
 

@@ -126,6 +126,7 @@ def test_a_mixed_step_is_the_sum_of_its_operators(
             "context": context,
             "local_context": near,
             "prefill": sum(c.new for c in chunks),
+            "chunks": len(chunks),
             "read": sum(c.new + c.past for c in chunks),
             "pairs": sum(c.new * c.past + c.new * (c.new + 1) // 2 for c in chunks),
         }

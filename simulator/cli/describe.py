@@ -34,6 +34,12 @@ def _models() -> Rows:
     return rows
 
 
+def _architectures() -> Rows:
+    from simulator.models.architectures import ARCHITECTURES
+
+    return [{"model_type": name} for name in sorted(ARCHITECTURES)]
+
+
 def _hardware() -> Rows:
     from simulator.hardware import load_hardware, profile_names
 
@@ -127,6 +133,7 @@ LISTS: dict[str, Callable[[], Rows]] = {
     "scenarios": _scenarios,
     "fragments": _fragments,
     "models": _models,
+    "architectures": _architectures,
     "hardware": _hardware,
     "engines": _engines,
     "traces": _traces,
@@ -170,8 +177,8 @@ HEADERS: dict[str, dict[str, str]] = {
 def list_names(what: str, as_json: bool) -> None:
     """List what a scenario can name.
 
-    WHAT is scenarios, fragments (parts to include), models, hardware, engines, traces, policies,
-    routers or arrivals.
+    WHAT is scenarios, fragments (parts to include), models, architectures (of a config.json),
+    hardware, engines, traces, policies, routers or arrivals.
     """
     if what not in LISTS:
         from simulator.sentences import closest

@@ -123,11 +123,17 @@ def _memory_rows(deployment: ResolvedDeployment) -> list[list[str]]:
 
 def _memory_lines(deployment: ResolvedDeployment) -> list[str]:
     memory = deployment.memory
-    return [
-        f"The rule: {memory.rule}.",
+    size = f"The rule: {memory.rule}."
+    if not deployment.model.grows and memory.state_blocks:
+        return [size, f"A replica keeps the states of {memory.kv_blocks:,} sequences."]
+    lines = [
+        size,
         f"A replica's cache has {memory.kv_blocks:,} blocks of {deployment.limits.block_size} "
         f"tokens: {memory.kv_tokens:,} tokens.",
     ]
+    if memory.state_blocks:
+        lines.append(f"A sequence takes {memory.state_blocks:,} of them for its recurrent state.")
+    return lines
 
 
 def _traffic_rows(requests: Requests, refused: int) -> list[list[str]]:

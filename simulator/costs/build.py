@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from simulator.costs.attention import DecodeAttention, PrefillAttention
 from simulator.costs.expert_ranks import RankExperts
 from simulator.costs.operators import Collective, Device, Elementwise, Experts, Matmul, Operator
+from simulator.costs.recurrent import RecurrentScan, RecurrentUpdate
 from simulator.deployment import ResolvedPrecision
 from simulator.errors import UserError
+from simulator.hardware.efficiency import RecurrentKind
 from simulator.hardware.profile import HardwareProfile
 from simulator.models.counting import attention_dtype, element_bytes, kv_elements
 from simulator.models.layout import Layout
+from simulator.models.recurrent import Recurrent, conv_elements, state_elements
 from simulator.models.spec import GroupedAttention, LatentAttention, LayerGroup, ModelSpec, MoeMlp
 from simulator.scenario.precision import Dtype
 
@@ -24,6 +27,9 @@ _KINDS = {
 """Kinds of kernel that an operator is, the most special first, where its name is none."""
 
 _WIDE = ("fp32", "bf16", "fp16")
+
+SCAN_CHUNK = 64
+"""Tokens that kernels of recurrent layers take at once from a prompt (flash-linear-attention)."""
 
 
 class OperatorBuilder:
@@ -72,6 +78,7 @@ class OperatorBuilder:
         operators: list[Operator] = []
         for group in self.spec.groups:
             operators += self._attention(group)
+            operators += self._recurrent(group)
             operators += self._mlp(group)
             operators += self._between(group)
         operators += self._ends()
@@ -111,7 +118,7 @@ class OperatorBuilder:
         attention = group.attention
         if isinstance(attention, GroupedAttention):
             yield from self._grouped(group, attention, weights)
-        else:
+        elif attention is not None:
             yield from self._latent(group, attention, weights)
 
     def _grouped(
@@ -120,7 +127,9 @@ class OperatorBuilder:
         hidden, dim, count = self.spec.hidden, attention.head_dim, group.count
         heads = attention.heads // self.tp
         kv_heads = -(-attention.kv_heads // self.tp)
-        yield self._matmul("qkv_proj", count, (heads + 2 * kv_heads) * dim, hidden, weights)
+        own = 0 if attention.shares_kv else kv_heads
+        queries = heads * (2 if attention.output_gate else 1)
+        yield self._matmul("qkv_proj", count, (queries + 2 * own) * dim, hidden, weights)
         yield self._matmul("o_proj", count, hidden, heads * dim, weights)
         kv_bytes = kv_elements(attention, self.tp) * element_bytes(self.precision.kv_cache)
         local = group.span.kind != "full"
@@ -142,10 +151,12 @@ class OperatorBuilder:
             device=self.device, peak=peak, local=local,
         )  # fmt: skip
         # Rotation reads and writes queries and keys; keys and values go to the cache.
-        rotated = 2 * (heads + kv_heads) * dim * self.wide + kv_bytes
+        rotated = 2 * (heads + own) * dim * self.wide + (kv_bytes if own else 0.0)
         yield self._elementwise("rope_kv_write", count, rotated)
         if attention.qk_norm:
-            yield self._elementwise("qk_norm", count, 2 * (heads + kv_heads) * dim * self.wide)
+            yield self._elementwise("qk_norm", count, 2 * (heads + own) * dim * self.wide)
+        if attention.output_gate:
+            yield self._elementwise("output_gate", count, 3 * heads * dim * self.wide)
 
     def _latent(
         self, group: LayerGroup, attention: LatentAttention, weights: Dtype
@@ -204,8 +215,68 @@ class OperatorBuilder:
             return self.hardware.peak_flops_per_s("fp8")
         return self.hardware.peak_flops_per_s(self.plain)
 
+    def _recurrent(self, group: LayerGroup) -> Iterator[Operator]:
+        """Projections, the short convolution, the state, and the gated norm of its result."""
+        if group.recurrent is None:
+            return
+        layer, hidden, count = group.recurrent.share(self.tp), self.spec.hidden, group.count
+        weights = attention_dtype(self.spec, self.precision.weights)
+        yield self._matmul("recurrent_in_proj", count, layer.in_width, hidden, weights)
+        yield self._matmul("recurrent_out_proj", count, hidden, layer.inner, weights)
+        yield from self._states(
+            "convolution", "conv", layer, count,
+            state_bytes=conv_elements(layer) * 2.0,
+            io_bytes=2 * layer.channels * self.wide,
+            weight_bytes=layer.channels * layer.conv_kernel * 2.0,
+            update_flops=2.0 * layer.channels * layer.conv_kernel,
+            scan_flops=2.0 * layer.channels * layer.conv_kernel,
+        )  # fmt: skip
+        if layer.kind == "conv":
+            yield self._elementwise("recurrent_gate", count, 6 * layer.inner * self.wide)
+            return
+        yield from self._states(
+            "recurrent_state", layer.kind, layer, count,
+            state_bytes=state_elements(layer) * element_bytes(self.precision.recurrent_state),
+            io_bytes=layer.io_elements * self.wide,
+            weight_bytes=0.0,
+            update_flops=layer.update_flops,
+            scan_flops=layer.scan_flops(SCAN_CHUNK),
+        )  # fmt: skip
+        yield self._elementwise("recurrent_norm", count, 3 * layer.inner * self.wide)
+
+    def _states(
+        self,
+        name: str,
+        kind: RecurrentKind,
+        layer: Recurrent,
+        count: int,
+        *,
+        state_bytes: float,
+        io_bytes: float,
+        weight_bytes: float,
+        update_flops: float,
+        scan_flops: float,
+    ) -> Iterator[Operator]:
+        """What sequences keep, updated by single tokens and by prompt chunks."""
+        peak = self.hardware.peak_flops_per_s(self.plain)
+        yield RecurrentUpdate(
+            f"{name}_update", count, 2 * state_bytes + io_bytes, weight_bytes, update_flops,
+            self.efficiency.update_for(kind), self.device, peak,
+        )  # fmt: skip
+        yield RecurrentScan(
+            f"{name}_scan", count, 1 if kind == "conv" else 6, layer.heads,
+            token_bytes=io_bytes,
+            sequence_bytes=2 * state_bytes,
+            weight_bytes=weight_bytes,
+            token_flops=scan_flops,
+            efficiency=self.efficiency.scan_for(kind),
+            device=self.device, peak=peak,
+        )  # fmt: skip
+
     def _mlp(self, group: LayerGroup) -> Iterator[Operator]:
         mlp, hidden, count = group.mlp, self.spec.hidden, group.count
+        if mlp is None:
+            return
         weights = self.precision.weights
         if isinstance(mlp, MoeMlp):
             yield from self._experts(mlp, count)
@@ -224,8 +295,10 @@ class OperatorBuilder:
     def _experts(self, mlp: MoeMlp, count: int) -> Iterator[Operator]:
         weights, activations = self.precision.weights, self.precision.activations
         yield self._matmul("router", count, mlp.experts, self.spec.hidden, self.plain)
+        if mlp.latent:
+            yield self._matmul("latent_proj", 2 * count, mlp.latent, self.spec.hidden, weights)
         whole = Experts(
-            "experts", count, mlp.experts, mlp.top_k, self.spec.hidden,
+            "experts", count, mlp.experts, mlp.top_k, mlp.latent or self.spec.hidden,
             width=mlp.intermediate // self.layout.expert_tp,
             matrices=3 if mlp.gated else 2,
             weight_bytes=element_bytes(weights, self._group(weights)),
@@ -256,7 +329,8 @@ class OperatorBuilder:
         hidden = self.spec.hidden
         yield self._elementwise("norm", group.count * group.norms, 4 * hidden * self.wide)
         if self.tp > 1:
-            yield self._collective("all_reduce", 2 * group.count, hidden * self.wide)
+            parts = sum(part is not None for part in (group.attention, group.recurrent, group.mlp))
+            yield self._collective("all_reduce", parts * group.count, hidden * self.wide)
 
     def _ends(self) -> Iterator[Operator]:
         spec = self.spec

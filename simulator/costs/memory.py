@@ -7,10 +7,10 @@ from math import floor
 
 from simulator.deployment import Limits, MemoryBudget, ResolvedPrecision
 from simulator.engines.profile import EngineProfile
-from simulator.errors import DoesNotFitError
+from simulator.errors import DoesNotFitError, ScenarioError
 from simulator.models.counting import (
-    KvBytes,
     kv_bytes_per_rank,
+    state_bytes_per_rank,
     weight_bytes_per_rank,
 )
 from simulator.models.layout import ALONE, Layout
@@ -34,6 +34,11 @@ def activation_bytes(spec: ModelSpec, limits: Limits, layout: Layout) -> float:
     passing = max(1.0, layout.dp / layout.ep)
     for group in spec.groups:
         mlp = group.mlp
+        if group.recurrent is not None:
+            part = group.recurrent.share(layout.tp)
+            widest = max(widest, part.in_width + part.inner)
+        if mlp is None:
+            continue
         rows = 3 if mlp.gated else 2
         if isinstance(mlp, MoeMlp):
             chosen = mlp.top_k * passing
@@ -77,10 +82,15 @@ def memory_budget(
     weights, activations, room, text = _room(
         spec, engine, precision, limits, layout, device_gib, fraction
     )
-    kv = kv_bytes_per_rank(spec, precision.kv_cache, layout)
-    block_bytes, pages = _layout(spec, engine, kv, limits)
+    block_bytes, pages = _pages(spec, engine, precision, layout, limits)
     blocks = floor(room * GIB / block_bytes)
     if kv_cache_tokens is not None:
+        if not pages.growing and not pages.local_ratio:
+            raise ScenarioError(
+                f"{spec.name} caches nothing for each token, only a state for each sequence",
+                where="engine.kv_cache_tokens",
+                hint="leave it out; engine.max_num_seqs limits sequences",
+            )
         wanted = pages.blocks_for(kv_cache_tokens)
         if wanted > blocks:
             raise DoesNotFitError(
@@ -111,23 +121,34 @@ def memory_budget(
         kv_blocks=blocks,
         kv_tokens=blocks * limits.block_size,
         rule=f"{engine.memory.rule}: {text}",
+        state_blocks=-int(-pages.state_blocks // 1),
     )
-    return budget, KvLayout(
-        blocks, limits.block_size, pages.growing, pages.local_ratio, pages.local_tokens
-    )
+    return budget, replace(pages, blocks=blocks)
 
 
-def _layout(
-    spec: ModelSpec, engine: EngineProfile, kv: KvBytes, limits: Limits
+def _pages(
+    spec: ModelSpec,
+    engine: EngineProfile,
+    precision: ResolvedPrecision,
+    layout: Layout,
+    limits: Limits,
 ) -> tuple[float, KvLayout]:
-    """Bytes of a block and how sequences take blocks (the number of blocks is not known yet)."""
+    """Bytes of a block and how sequences take blocks (the number of blocks is not known yet). A
+    model that keeps nothing for each token has blocks of one sequence's state."""
+    kv = kv_bytes_per_rank(spec, precision.kv_cache, layout)
+    state = state_bytes_per_rank(spec, precision.recurrent_state, layout)
     size = limits.block_size
+    if not kv.total:
+        return state, KvLayout(1, size, False, state_blocks=1.0)
     if not engine.hybrid_kv or not kv.local:
-        return size * kv.total, KvLayout(1, size)
+        block = size * kv.total
+        return block, KvLayout(1, size, state_blocks=state / block)
     span = max(group.span.tokens for group in spec.groups)
     if not kv.full:
-        return size * kv.local, KvLayout(1, size, False, 1.0, span)
-    return size * kv.full, KvLayout(1, size, True, kv.local / kv.full, span)
+        block = size * kv.local
+        return block, KvLayout(1, size, False, 1.0, span, state / block)
+    block = size * kv.full
+    return block, KvLayout(1, size, True, kv.local / kv.full, span, state / block)
 
 
 def _room(
@@ -176,7 +197,6 @@ def _what_would_fit(
         if layout.tp < devices <= node_devices:
             wider = replace(layout, tp=devices)
             room = _room(spec, engine, precision, limits, wider, device_gib, fraction)[2]
-            kv = kv_bytes_per_rank(spec, precision.kv_cache, wider)
-            if room * GIB >= _layout(spec, engine, kv, limits)[0]:
+            if room * GIB >= _pages(spec, engine, precision, wider, limits)[0]:
                 return f"{whole}: parallelism.tp: {devices} would fit"
     return f"{whole}: take a narrower precision.weights or a device with more memory"

@@ -26,6 +26,7 @@ from simulator.costs.operators import (
     Shape,
 )
 from simulator.costs.protocol import Chunk, local_pairs
+from simulator.costs.recurrent import PromptScans, RecurrentScan, RecurrentUpdate
 from simulator.costs.stretches import Bends, DecodeTable, PromptAttention
 from simulator.deployment import Limits, ResolvedPrecision
 from simulator.engines.profile import EngineProfile
@@ -113,7 +114,9 @@ class StepCostModel:
         self._launch_s = kernels * engine.launches.kernel_us * 1e-6
         self._piece_s = spec.layers * engine.launches.piece_us * 1e-6
         self._emit_s = engine.front_end.token_us * 1e-6
-        self._decode_ops = [op for op in self.operators if isinstance(op, DecodeAttention)]
+        self._decode_ops = [
+            op for op in self.operators if isinstance(op, DecodeAttention | RecurrentUpdate)
+        ]
         self._prefill_ops = [op for op in self.operators if isinstance(op, PrefillAttention)]
         self._token_ops = [op for op in self.operators if _per_token(op) and not _sampled(op)]
         self._sampled_ops = [op for op in self.operators if _sampled(op)]
@@ -123,6 +126,7 @@ class StepCostModel:
         self._grow_sampled(limits.max_num_seqs)
         self._full_prompts = PromptAttention.of([op for op in self._prefill_ops if not op.local])
         self._local_prompts = PromptAttention.of([op for op in self._prefill_ops if op.local])
+        self._scans = PromptScans.of([op for op in self.operators if isinstance(op, RecurrentScan)])
         self._full = DecodeTable.of([op for op in self._decode_ops if not op.local])
         self._local = DecodeTable.of([op for op in self._decode_ops if op.local])
         self._batches: dict[int, _Batch] = {}
@@ -213,6 +217,8 @@ class StepCostModel:
         if self._local_prompts is not None:
             near = min(read, new + len(chunks) * span)
             seconds += self._local_prompts.seconds(new, near, near_pairs)
+        if self._scans is not None:
+            seconds += self._scans.seconds(new, len(chunks))
         return seconds
 
     # --- tables ----------------------------------------------------------------------------------
@@ -333,6 +339,7 @@ class StepCostModel:
             local_read=np.minimum(read, new + steps.prefill * self.local_span),
             pairs=steps.prefill_pairs,
             local_pairs=steps.local_pairs,
+            chunks=steps.prefill.astype(np.float64),
         )
 
     def _pad(self, tokens: Floats, mixed: np.ndarray) -> Floats:
@@ -349,19 +356,24 @@ class StepCostModel:
         new = steps.prefill_tokens - steps.wasted_tokens
         everything = np.ones(len(steps))
         tokens = (emitting + new) / np.maximum(shape.tokens, 1.0)
+        decoding = emitting / np.maximum(steps.decode, 1)
+        prompts = new / np.maximum(steps.prefill_tokens, 1)
         return {
             Matmul: tokens,
             Experts: tokens,
             RankExperts: tokens,
-            DecodeAttention: emitting / np.maximum(steps.decode, 1),
-            PrefillAttention: new / np.maximum(steps.prefill_tokens, 1),
+            DecodeAttention: decoding,
+            RecurrentUpdate: decoding,
+            PrefillAttention: prompts,
+            RecurrentScan: prompts,
             Elementwise: everything,
             Collective: everything,
         }
 
 
 def _per_token(op: Operator) -> bool:
-    return not isinstance(op, DecodeAttention | PrefillAttention)
+    sequences = DecodeAttention | PrefillAttention | RecurrentUpdate | RecurrentScan
+    return not isinstance(op, sequences)
 
 
 def _sampled(op: Operator) -> bool:
@@ -375,7 +387,7 @@ def _shape(*, tokens: Floats | None = None, sampled: Floats | None = None) -> Sh
         tokens=nothing if tokens is None else tokens,
         sampled=nothing if sampled is None else sampled,
         decode=nothing, context=nothing, local_context=nothing, prefill=nothing,
-        read=nothing, local_read=nothing, pairs=nothing, local_pairs=nothing,
+        read=nothing, local_read=nothing, pairs=nothing, local_pairs=nothing, chunks=nothing,
     )  # fmt: skip
 
 

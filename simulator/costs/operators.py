@@ -30,7 +30,7 @@ class Shape:
     ``tokens`` pass the layers (padding included), ``sampled`` sequences need logits, ``decode``
     sequences attend to ``context`` tokens (``local_context`` in local layers), and prompt chunks
     have ``prefill`` tokens that read ``read`` (``local_read``) stored and new tokens in ``pairs``
-    (``local_pairs``) pairs of query and key.
+    (``local_pairs``) pairs of query and key. ``chunks`` says how many prompt chunks there are.
     """
 
     tokens: Floats
@@ -43,6 +43,7 @@ class Shape:
     local_read: Floats
     pairs: Floats
     local_pairs: Floats
+    chunks: Floats
 
 
 @dataclass(frozen=True, slots=True)

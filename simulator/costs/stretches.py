@@ -10,6 +10,7 @@ from math import exp, log2
 import numpy as np
 
 from simulator.costs.attention import DecodeAttention, PrefillAttention
+from simulator.costs.recurrent import RecurrentUpdate
 
 Bends = tuple[list[int], list[int], list[float], list[float]]
 """Of each stretch of the context: its end, its start, seconds at its start, seconds a token."""
@@ -20,16 +21,17 @@ _AT_ONCE = 256
 
 
 class DecodeTable:
-    """Attention of decoding sequences in layers of one kind, by the number of sequences."""
+    """What each decoding sequence does by itself (attention, recurrent updates) in layers of one
+    kind, by the number of sequences."""
 
-    def __init__(self, operators: Sequence[DecodeAttention]) -> None:
+    def __init__(self, operators: Sequence[DecodeAttention | RecurrentUpdate]) -> None:
         self.operators = operators
         # Knots are whole tokens, so that stretches end at whole contexts.
         self.knots = sorted({int(knot) for op in operators for knot in op.knots})
         self._rows: dict[int, tuple[list[list[float]], list[list[float]]]] = {}
 
     @classmethod
-    def of(cls, operators: Sequence[DecodeAttention]) -> DecodeTable | None:
+    def of(cls, operators: Sequence[DecodeAttention | RecurrentUpdate]) -> DecodeTable | None:
         """None if there are no such layers."""
         return cls(operators) if operators else None
 

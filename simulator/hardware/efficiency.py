@@ -16,6 +16,8 @@ from simulator.hardware.forms import (
     ExpertsEfficiency,
     MatmulEfficiency,
     PrefillAttentionEfficiency,
+    ScanEfficiency,
+    UpdateEfficiency,
 )
 from simulator.scenario.base import Model, NonNegativeFloat, PositiveFloat
 
@@ -23,6 +25,10 @@ ElementwiseKind = Literal[
     "norm", "rotation", "activation", "qk_norm", "routing", "sampling", "embedding"
 ]
 """Kernels without products that may have coefficients of their own."""
+
+
+RecurrentKind = Literal["gdn", "mamba2", "conv"]
+"""Kernels of recurrent layers: the state of each kind, and the short convolution before it."""
 
 
 class Provenance(Model):
@@ -62,6 +68,8 @@ class EngineEfficiency(Model):
     grouped_matmul: dict[str, ExpertsEfficiency] = {}
     prefill_attention: dict[str, PrefillAttentionEfficiency] = {}
     decode_attention: dict[str, DecodeAttentionEfficiency] = {}
+    recurrent_update: dict[RecurrentKind, UpdateEfficiency] = {}
+    recurrent_scan: dict[RecurrentKind, ScanEfficiency] = {}
     elementwise: ElementwiseEfficiency | None = None
     elementwise_kinds: dict[ElementwiseKind, ElementwiseEfficiency] = {}
     collective: CollectiveEfficiency | None = None
@@ -82,9 +90,11 @@ class Efficiency(Model):
     weights (DeepSeek-V3, arXiv:2412.19437); the two kinds of fp8 stand in for each other. Keys of
     the attentions: the type of the KV cache; ``latent-bf16`` and the like for kernels of multi-head
     latent attention. A format without an entry takes the coefficients of ``bf16``, relative to its
-    own peak. ``collective`` is for all-reduces, and for all-gathers where they have no entry of
-    their own. ``engines`` holds, by the name of an engine's profile, what replaces these where that
-    engine has kernels of its own.
+    own peak. Keys of ``recurrent_update`` (a token of each sequence) and ``recurrent_scan``
+    (prompts): the kind of kernel; a kind without an entry takes the other's, or a prior.
+    ``collective`` is for all-reduces, and for all-gathers where they have no entry of their own.
+    ``engines`` holds, by the name of an engine's profile, what replaces these where that engine has
+    kernels of its own.
     """
 
     provenance: Provenance
@@ -92,6 +102,8 @@ class Efficiency(Model):
     grouped_matmul: dict[str, ExpertsEfficiency]
     prefill_attention: dict[str, PrefillAttentionEfficiency]
     decode_attention: dict[str, DecodeAttentionEfficiency]
+    recurrent_update: dict[RecurrentKind, UpdateEfficiency] = {}
+    recurrent_scan: dict[RecurrentKind, ScanEfficiency] = {}
     elementwise: ElementwiseEfficiency
     elementwise_kinds: dict[ElementwiseKind, ElementwiseEfficiency] = {}
     collective: CollectiveEfficiency
@@ -112,7 +124,9 @@ class Efficiency(Model):
         own = self.engines.get(engine)
         if own is None:
             return self
-        both = {name: {**getattr(self, name), **getattr(own, name)} for name in _BY_FORMAT}
+        both = {
+            name: {**getattr(self, name), **getattr(own, name)} for name in (*_BY_FORMAT, *_BY_KIND)
+        }
         told = ("residual_median_pct", "held_out_median_pct", "residual_quantiles")
         residuals = {
             name: {**getattr(self.provenance, name), **getattr(own.provenance, name)}
@@ -146,7 +160,7 @@ class Efficiency(Model):
         """10 and 90% quantiles of ln(measured / predicted) of held-out shapes for coefficients that
         one of these methods gave; None where nothing was measured."""
         named = [
-            *((f"{family} {key}", own) for family in _BY_FORMAT
+            *((f"{family} {key}", own) for family in (*_BY_FORMAT, *_BY_KIND)
               for key, own in getattr(self, family).items()),
             ("collective", self.collective),
             ("all_gather", self.all_gather),
@@ -172,6 +186,28 @@ class Efficiency(Model):
         """Coefficients of decode attention with a KV cache of type ``kv``; ``latent`` for MLA."""
         return _attention_entry(self.decode_attention, kv, latent)
 
+    def update_for(self, kind: RecurrentKind) -> UpdateEfficiency:
+        """Coefficients of updates of recurrent states, or of the last inputs of a convolution."""
+        if kind in self.recurrent_update:
+            return self.recurrent_update[kind]
+        near = None if kind == "conv" else self.recurrent_update.get("gdn")
+        # A copy, so that its residuals count as unknown.
+        return near.model_copy() if near is not None else PRIOR_UPDATE
+
+    def scan_for(self, kind: RecurrentKind) -> ScanEfficiency:
+        """Coefficients of recurrent layers over prompts."""
+        if kind in self.recurrent_scan:
+            return self.recurrent_scan[kind]
+        near = None if kind == "conv" else self.recurrent_scan.get("gdn")
+        if near is not None:
+            return near.model_copy()
+        return PRIOR_CONVOLUTION if kind == "conv" else PRIOR_SCAN
+
+
+PRIOR_UPDATE = UpdateEfficiency(bandwidth=0.7, overhead_us=4.0)
+PRIOR_CONVOLUTION = ScanEfficiency(bandwidth=0.5, compute=1.0, serial_ns=0.0, overhead_us=4.0)
+PRIOR_SCAN = ScanEfficiency(bandwidth=0.5, compute=0.2, serial_ns=50.0, overhead_us=20.0)
+"""Recurrent layers on devices without measurements: round figures a little below those fitted."""
 
 _ProductForm = TypeVar("_ProductForm", MatmulEfficiency, ExpertsEfficiency)
 
@@ -199,6 +235,7 @@ def _attention_entry(entries: dict[str, _AttentionForm], kv: str, latent: bool) 
     return next(entries[key] for key in keys if key in entries)
 
 
+_BY_KIND = ("recurrent_update", "recurrent_scan")
 _BY_FORMAT = ("matmul", "grouped_matmul", "prefill_attention", "decode_attention")
 _FORMATS = {"fp32", "bf16", "fp8", "int8", "int4", "fp4"}
 

@@ -180,6 +180,64 @@ class DecodeAttentionEfficiency(Launched):
         return _larger(form, _larger((io + stored) / bandwidth, flops / peak))
 
 
+class UpdateEfficiency(Launched):
+    """One token of each sequence in a recurrent layer: ``t = overhead + bytes/(bandwidth·BW)``.
+
+    bytes: every sequence's state read and written, and what the token brings and takes.
+    Corrections depend on ``moved`` (bytes).
+    """
+
+    AXES: ClassVar[tuple[str, ...]] = ("moved",)
+
+    bandwidth: PositiveFraction
+
+    def seconds(
+        self,
+        moved: Number,
+        flops: Number,
+        bandwidth: float,
+        peak: float,
+        factor: Number | float = 1.0,
+    ) -> Number:
+        """Duration of one layer; bytes, FLOP, bytes/s, FLOP/s, correction."""
+        form: Number = (self.overhead_s + moved / (self.bandwidth * bandwidth)) * factor
+        return _larger(form, _larger(moved / bandwidth, flops / peak))
+
+
+class ScanEfficiency(Launched):
+    """Prompt chunks in a recurrent layer.
+
+    ``t = overhead + max(bytes/(bandwidth·BW) + FLOPs/(compute·peak), serial·length)``
+
+    bytes: states of all sequences read and written, and what the tokens bring and take. length:
+    tokens a sequence; its chunks depend on each other, so that a long prompt alone takes its time
+    however many multiprocessors there are.
+
+    Corrections depend on ``length``, ``units`` (sequences · heads) and ``moved`` (bytes).
+    """
+
+    AXES: ClassVar[tuple[str, ...]] = ("length", "units", "moved")
+
+    compute: PositiveFraction
+    bandwidth: PositiveFraction
+    serial_ns: NonNegativeFloat
+
+    def seconds(
+        self,
+        moved: Number,
+        flops: Number,
+        length: Number,
+        bandwidth: float,
+        peak: float,
+        factor: Number | float = 1.0,
+    ) -> Number:
+        """Duration of one layer; bytes, FLOP, tokens, bytes/s, FLOP/s, correction."""
+        work = moved / (self.bandwidth * bandwidth) + flops / (self.compute * peak)
+        chain = self.serial_ns * 1e-9 * length
+        form: Number = (self.overhead_s + _larger(work, chain)) * factor
+        return _larger(form, _larger(moved / bandwidth, flops / peak))
+
+
 class ElementwiseEfficiency(Launched):
     """Normalization, rotation, activation, residual: ``t = overhead + bytes/(bandwidth·BW)``.
 

@@ -231,7 +231,7 @@ def state_bytes_per_rank(spec: ModelSpec, state: Dtype, layout: Layout) -> float
     Raises:
         UserError: ``tp`` does not divide the heads.
     """
-    check_tensor_parallel(spec, layout.tp)
+    check_split(spec, layout)
     size = 0.0
     for group in spec.groups:
         if group.recurrent is not None:

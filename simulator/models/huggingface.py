@@ -32,6 +32,8 @@ _UNLIKE_LLAMA = re.compile(
     r"|^use_bias$|qk_norm|qk_layernorm|sandwich|encoder|sliding_window|attention_chunk|layer_types"
 )
 
+_MTP_KEYS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
+
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
@@ -133,9 +135,10 @@ def parse_decoder(values: Mapping[str, Any], name: str, origin: str, text: str =
         quantization_group=weights.group,
         source="; ".join((str(values.get("_source", origin)), *notes)),
         parameters_published=values.get("_parameters_published"),
+        distilled_from=str(values.get("_distilled_from", "")),
         recurrent_dtype=recurrent_dtype(config),
         norm_bias=architecture.norm_bias,
-        mtp=_mtp(config, layers),
+        mtp=_mtp(config, kind, layers),
     )
     return Decoder(spec, tuple(layers), config, kind)
 
@@ -169,29 +172,38 @@ def _merge(layers: list[Layer]) -> tuple[LayerGroup, ...]:
     )
 
 
-def _mtp(config: Config, layers: list[Layer]) -> MtpHead | None:
-    """Heads for further tokens, whose decoder layers are as the model's last one."""
-    number = config.integer("num_nextn_predict_layers", 0, least=0)
-    return MtpHead(number, _merge([layers[-1]] * number)[0]) if number else None
+def _mtp(config: Config, kind: str, layers: list[Layer]) -> MtpHead | None:
+    """Heads for further tokens, whose decoder layers are as the model's last one; Nemotron's have
+    one of its layers with attention and one with experts."""
+    key = next((key for key in _MTP_KEYS if config.get(key) is not None), _MTP_KEYS[0])
+    number = config.integer(key, 0, least=0)
+    if not number:
+        return None
+    last = layers[-1]
+    if kind == "nemotron_h":
+        mixed = [layer for layer in layers if layer.attention is not None]
+        blocks = [layer for layer in layers if layer.mlp is not None and layer.mlp.kind == "moe"]
+        if not mixed or not blocks:
+            raise config.error(key, "needs a layer with attention and one with experts")
+        last = Layer(mixed[-1].attention, mixed[-1].span, blocks[-1].mlp)
+    return MtpHead(number, replace(_merge([last])[0], count=number))
 
 
 def _llama_like(config: Config, kind: str) -> Architecture:
     """Llama's reading of a ``model_type`` that is not known, if nothing speaks against it."""
     title = f"model_type {kind!r} is not known" if kind else "there is no model_type"
-    known = ", ".join(sorted(ARCHITECTURES))
+    known = "`simulate list architectures` shows those that are"
     for key in _LLAMA_KEYS:
         if config.get(key) is None:
-            raise config.error(key, f"is missing and {title}", f"known are {known}")
+            raise config.error(key, f"is missing and {title}", known)
     if config.get("hidden_act") not in ("silu", "swish"):
         raise config.error(
             "hidden_act", f"{config.get('hidden_act')!r} may mean a block without gate and {title}",
-            f"known are {known}",
+            known,
         )  # fmt: skip
     for key, value in config.values.items():
         if value and _UNLIKE_LLAMA.search(key):
-            raise config.error(
-                key, f"tells of layers unlike Llama's and {title}", f"known are {known}"
-            )
+            raise config.error(key, f"tells of layers unlike Llama's and {title}", known)
     return Architecture(llama)
 
 

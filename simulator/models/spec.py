@@ -163,6 +163,7 @@ class ModelSpec:
             bits, a block in fp8); None for the usual: the format's group, a tensor or channel.
         source: where the figures come from.
         parameters_published: the count the publisher states, if any (tests compare).
+        distilled_from: preset of the teacher, where the model was trained on another's answers.
         recurrent_dtype: type of recurrent layers' states, where the configuration states one.
         norm_bias: norms over the residual stream have a bias as well.
         mtp: modules that predict further tokens, which a server may leave out; they count neither
@@ -180,6 +181,7 @@ class ModelSpec:
     quantization_group: int | None = None
     source: str = ""
     parameters_published: float | None = None
+    distilled_from: str = ""
     recurrent_dtype: Dtype | None = None
     norm_bias: bool = False
     mtp: MtpHead | None = None

@@ -119,12 +119,13 @@ def _only(values: list[int]) -> int | None:
 def _fragmentation(parts: Sequence[Part], sums: Totals, allocated: float) -> float | None:
     """Share of the allocated slots that hold no token. Undefined where a token does not take one
     slot of its own: blocks of shared prefixes hold it for several sequences, and layers with local
-    attention drop it."""
+    attention drop it, and recurrent layers take blocks without tokens."""
     for part in parts:
         deployment = part.deployment
         shared = deployment.limits.prefix_caching and bool(part.record.cached_tokens.any())
         local = any(group.span.kind != "full" for group in deployment.model.groups)
-        if shared or (local and deployment.engine.hybrid_kv):
+        dropped = local and deployment.engine.hybrid_kv
+        if shared or dropped or deployment.model.recurrent:
             return None
     return max(0.0, 1.0 - sums.kv_tokens_s / allocated) if allocated else None
 

@@ -174,7 +174,7 @@ class InFlightScheduler:
         new = sequence.target - past
         if new > left and self.chunked_prefill:
             new = left
-        fixed = layout.fixed_blocks(sequence.most_tokens) if layout.local_ratio else 0
+        fixed = layout.fixed_blocks(sequence.most_tokens) if layout.fixed else 0
         total = layout.growing_blocks(sequence.most_tokens if self.reserve else past + new)
         return hits, new, fixed, total + fixed - hits
 

@@ -24,6 +24,7 @@ class KvLayout:
 
     Layers with local attention keep only their span. What they need at most is taken with the
     admission (``local_ratio`` blocks for each block of the span), the rest grows with the context.
+    Recurrent layers keep a state of fixed size, which is taken with the admission as well.
 
     Args:
         blocks: usable blocks of one replica.
@@ -31,6 +32,7 @@ class KvLayout:
         growing: full-attention layers exist, so that every ``block_size`` tokens need a block.
         local_ratio: bytes of the local layers' block over those of the block counted here.
         local_tokens: span of the local layers, tokens.
+        state_blocks: bytes of a sequence's recurrent state over those of a block.
     """
 
     blocks: int
@@ -38,17 +40,24 @@ class KvLayout:
     growing: bool = True
     local_ratio: float = 0.0
     local_tokens: int = 0
+    state_blocks: float = 0.0
+
+    @property
+    def fixed(self) -> bool:
+        """Whether sequences take blocks at their admission for good."""
+        return self.local_ratio > 0.0 or self.state_blocks > 0.0
 
     def growing_blocks(self, tokens: int) -> int:
         """Blocks that ``tokens`` stored tokens need in the growing layers."""
         return -(-tokens // self.block_size) if self.growing else 0
 
     def fixed_blocks(self, most_tokens: int) -> int:
-        """Blocks that a sequence of at most ``most_tokens`` needs in the local layers."""
+        """Blocks that a sequence of at most ``most_tokens`` needs in the local and recurrent
+        layers."""
         if self.local_ratio == 0.0:
-            return 0
+            return -int(-self.state_blocks // 1)
         span = -(-min(most_tokens, self.local_tokens + self.block_size) // self.block_size)
-        return -int(-(span * self.local_ratio) // 1)
+        return -int(-(span * self.local_ratio + self.state_blocks) // 1)
 
     def blocks_for(self, most_tokens: int) -> int:
         """Blocks of a sequence that stores ``most_tokens``."""
