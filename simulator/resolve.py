@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from simulator.costs.lockstep import LockstepCostModel
 from simulator.costs.memory import memory_budget
 from simulator.costs.model import StepCostModel
 from simulator.deployment import (
@@ -20,11 +21,12 @@ from simulator.engines import load_engine
 from simulator.engines.profile import EngineProfile
 from simulator.errors import ScenarioError, UserError
 from simulator.hardware import load_hardware
-from simulator.hardware.profile import HardwareProfile
+from simulator.hardware.profile import Figure, HardwareProfile
 from simulator.models import load_model
 from simulator.models.layout import Layout
 from simulator.models.spec import ModelSpec
 from simulator.models.splits import check_split
+from simulator.scenario.hardware import Hardware
 from simulator.scenario.policies import DynamicPolicy, StaticPolicy
 from simulator.scenario.scenario import Scenario
 from simulator.serving.kv_cache import KvLayout
@@ -68,7 +70,7 @@ def resolve(
     with _at("model"):
         spec = load_model(scenario.model, base)
     with _at("hardware.profile"):
-        hardware = load_hardware(scenario.hardware.profile, base)
+        hardware = _in_nodes(load_hardware(scenario.hardware.profile, base), scenario.hardware)
     with _at("engine.profile"):
         engine = engine or load_engine(scenario.engine.profile, base)
     if scenario.engine.version is not None:
@@ -83,7 +85,8 @@ def resolve(
     if own is not None and own.overheads is not None:
         engine = engine.model_copy(update={"overheads": (own.overheads,)})
     limits = _limits(scenario, spec, hardware, engine)
-    cost = StepCostModel(spec, hardware, engine, precision, layout, limits)
+    steps = LockstepCostModel if layout.dp > 1 else StepCostModel
+    cost = steps(spec, hardware, engine, precision, layout, limits)
     memory, pages = memory_budget(
         spec, engine, precision, limits, layout,
         device_gib=device_gib,
@@ -98,6 +101,26 @@ def resolve(
     )
     front_end = _front_end(engine, random_prompts=scenario.engine.random_prompts)
     return Resolved(deployment, cost, pages, front_end)
+
+
+def _in_nodes(hardware: HardwareProfile, asked: Hardware) -> HardwareProfile:
+    """The devices in nodes and on a network as the scenario describes them."""
+    size, rate, latency = (asked.devices_per_node, asked.network_gb_per_s, asked.network_latency_us)
+    if size is not None and size > 1 and hardware.link.kind == "none":
+        raise ScenarioError(
+            f"{hardware.title} has no link to other devices of a node",
+            where="hardware.devices_per_node",
+            hint="leave it out",
+        )
+    given = {
+        "devices": size,
+        "network_gb_per_s_per_device": rate and Figure(value=rate, source="scenario"),
+        "network_latency_us": latency and Figure(value=latency, source="scenario"),
+    }
+    changes = {key: value for key, value in given.items() if value is not None}
+    if not changes:
+        return hardware
+    return hardware.model_copy(update={"node": hardware.node.model_copy(update=changes)})
 
 
 def _layout(scenario: Scenario) -> Layout:

@@ -82,7 +82,11 @@ REAL: dict[str, Any] = {
 
 
 def device(
-    efficiency: dict[str, Any] | None = None, *, devices: int = 8, link: bool = True
+    efficiency: dict[str, Any] | None = None,
+    *,
+    devices: int = 8,
+    link: bool = True,
+    network: float | None = None,
 ) -> HardwareProfile:
     """1000 TFLOP/s, 3000 GB/s, 400 GB/s to the peers, 80 GiB; 100 W idle, 700 W at most."""
 
@@ -103,7 +107,10 @@ def device(
             "link": {"kind": "nvlink", "gb_per_s_per_direction": figure(400.0)}
             if link
             else {"kind": "none"},
-            "node": {"devices": devices if link else 1},
+            "node": {
+                "devices": devices if link else 1,
+                "network_gb_per_s_per_device": network and figure(network),
+            },
             "power": {
                 "tdp_w": figure(700.0),
                 "idle_w": figure(100.0),

@@ -343,9 +343,11 @@ def test_slower_kernels_make_slower_requests(path: str, tmp_path: Path) -> None:
     assert after["latency"]["e2e_ms"]["mean"] > 1.05 * before["latency"]["e2e_ms"]["mean"]
 
 
-def test_a_node_limits_tensor_parallelism(tmp_path: Path) -> None:
+def test_a_node_without_a_network_limits_tensor_parallelism(tmp_path: Path) -> None:
     document = load_hardware("h100-sxm").model_dump(mode="json")
     small = changed(document, "node.devices", 2)
+    small["node"]["network_gb_per_s_per_device"] = None
+    del small["sources"]["inferencex"]
     assert outcome(TWO | {"hardware.profile": write(small, tmp_path)})
     with pytest.raises(Exception, match="does not fit into one node of 2"):
         outcome({"parallelism.tp": 4, "hardware.profile": write(small, tmp_path)})

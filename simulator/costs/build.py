@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from simulator.costs.attention import DecodeAttention, PrefillAttention
+from simulator.costs.exchange import AllToAll, NodeCollective, routes
 from simulator.costs.expert_ranks import RankExperts
+from simulator.costs.links import Fabric, Group
 from simulator.costs.operators import Collective, Device, Elementwise, Experts, Matmul, Operator
 from simulator.costs.recurrent import RecurrentScan, RecurrentUpdate
 from simulator.deployment import ResolvedPrecision
-from simulator.errors import UserError
 from simulator.hardware.efficiency import RecurrentKind
 from simulator.hardware.profile import HardwareProfile
 from simulator.models.counting import attention_dtype, element_bytes, kv_elements
@@ -38,7 +39,7 @@ class OperatorBuilder:
     ``engine``, the name of its profile, says whose kernels they are.
 
     Raises:
-        UserError: the device cannot compute in a type, or has no link for tensor parallelism.
+        UserError: the device cannot compute in a type, or nothing joins the replica's devices.
     """
 
     def __init__(
@@ -53,25 +54,18 @@ class OperatorBuilder:
         self.hardware = hardware
         self.precision = precision
         self.layout = layout
-        self.tp = tp = layout.tp
+        self.tp = layout.tp
         self.efficiency = hardware.efficiency.seen_by(engine)
         self.device = Device(hardware.bandwidth_bytes_per_s, hardware.link_bytes_per_s)
         self.plain: Dtype = precision.activations if precision.activations in _WIDE else "bf16"
         self.wide = element_bytes(self.plain)
         """Bytes of an activation between operators."""
-        if tp > 1 and self.device.link is None:
-            raise UserError(
-                f"{hardware.title} has no link between devices",
-                where="parallelism.tp",
-                hint="use tp: 1",
-            )
-        if tp > hardware.node.devices:
-            raise UserError(
-                f"tp = {tp} does not fit into one node of {hardware.node.devices} × "
-                f"{hardware.title}",
-                where="parallelism.tp",
-                hint="tensor parallelism stays within a node here",
-            )
+        fabric = Fabric(hardware)
+        self.network = fabric.network
+        # Devices that share layers, one of each data-parallel rank, and all that share experts.
+        self.shares = fabric.group(layout.tp, where="parallelism.tp")
+        self.ranks = fabric.group(layout.dp, where="parallelism.dp", stride=layout.tp)
+        self.everyone = fabric.group(layout.tp * layout.dp, where="parallelism.dp")
 
     def build(self) -> list[Operator]:
         """All operators of a step; those with the same name are one in reports."""
@@ -314,6 +308,27 @@ class OperatorBuilder:
         # The kernel tables time the experts with the sum over each token's results, but not the
         # choice of the experts from the router's logits.
         yield self._elementwise("router_topk", count, mlp.experts * (self.wide + 4.0))
+        if self.layout.dp > 1:
+            yield from self._travel(mlp, count)
+
+    def _travel(self, mlp: MoeMlp, count: int) -> Iterator[Operator]:
+        """Tokens of data-parallel ranks go to the experts and back: to the devices that hold those
+        they chose, or to all if every device holds a part of each expert."""
+        layout, hidden = self.layout, self.spec.hidden
+        if layout.ep == 1:
+            for name in ("dispatch", "combine"):
+                yield self._collective(
+                    name, count, layout.dp * hidden * self.wide, all_reduce=False, group=self.ranks
+                )
+            return
+        sent = min(element_bytes(self.precision.activations), 2.0)
+        for dispatch, size in ((True, sent), (False, 2.0)):
+            yield AllToAll(
+                "dispatch" if dispatch else "combine",
+                count, hidden * size, layout.tp, self.everyone.nodes,
+                *routes(mlp, layout, self.everyone, self.efficiency, dispatch=dispatch),
+                device=self.device, network=self.network,
+            )  # fmt: skip
 
     # --- everything else -------------------------------------------------------------------------
 
@@ -354,10 +369,19 @@ class OperatorBuilder:
         *,
         all_reduce: bool = True,
         sampled: bool = False,
-    ) -> Collective:
+        group: Group | None = None,
+    ) -> Operator:
+        group = group or self.shares
         efficiency = self.efficiency.collective
-        if not all_reduce:
+        if group.nodes > 1 or not all_reduce:
             efficiency = self.efficiency.all_gather or efficiency
+        if group.nodes > 1:
+            assert self.network is not None
+            return NodeCollective(
+                name, count, bytes_per_token, group, all_reduce, efficiency, self.device,
+                self.network, sampled,
+            )  # fmt: skip
         return Collective(
-            name, count, bytes_per_token, self.tp, all_reduce, efficiency, self.device, sampled
+            name, count, bytes_per_token, group.members, all_reduce, efficiency, self.device,
+            sampled,
         )  # fmt: skip

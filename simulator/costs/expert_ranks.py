@@ -76,11 +76,7 @@ class ExpertRanks:
     @property
     def reach(self) -> float:
         """Ranks that hold at least one of the experts that a token takes, at equal popularity."""
-        n, e, k = self.ranks, self.experts, self.top_k
-        missed = 1.0  # chance that a rank has none of them (hypergeometric)
-        for taken in range(k):
-            missed *= max(e - e / n - taken, 0.0) / (e - taken)
-        return n * (1.0 - missed)
+        return ranks_reached(self.experts, self.top_k, self.ranks)
 
     def busiest(self, tokens: Floats) -> Floats:
         """Assignments on the busiest rank over the mean of all ranks, at least 1, (steps,)."""
@@ -147,6 +143,14 @@ class RankExperts(Experts):
         """Bytes and FLOPs of a rank whose ``experts`` get these loads."""
         routed = load.mean(axis=1) * experts
         return self._work(routed / self.top_k, experts * reached.mean(axis=1))
+
+
+def ranks_reached(experts: int, top_k: int, ranks: int) -> float:
+    """Expected number of ``ranks`` that hold at least one of ``top_k`` different experts."""
+    missed = 1.0  # chance that a rank has none of them (hypergeometric)
+    for taken in range(top_k):
+        missed *= max(experts - experts / ranks - taken, 0.0) / (experts - taken)
+    return ranks * (1.0 - missed)
 
 
 def _excess_by_chance(popularity: Floats, ranks: int, local: int) -> float:

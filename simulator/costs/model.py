@@ -17,9 +17,7 @@ from simulator.costs.attention import DecodeAttention, PrefillAttention
 from simulator.costs.build import OperatorBuilder
 from simulator.costs.expert_ranks import RankExperts
 from simulator.costs.operators import (
-    Collective,
     Demand,
-    Elementwise,
     Experts,
     Matmul,
     Operator,
@@ -60,6 +58,28 @@ class _Batch:
         self.floor = floor
         self.full = full
         self.local = local
+
+
+class View:
+    """Rows of the step table as operators see them.
+
+    Attributes:
+        shape: sizes of each row's average step.
+        devices: how many a row stands for.
+    """
+
+    def __init__(self, shape: Shape, devices: Floats | int) -> None:
+        self.shape = shape
+        self.devices = devices
+
+    def of(self, op: Operator) -> Shape:
+        """The sizes for an operator."""
+        return self.shape
+
+    def shares(self, op: Operator) -> tuple[Floats | float, Floats | float]:
+        """The share of the row's devices that executes an operator, and the same weighed by the
+        share of its tokens that are the row's own."""
+        return 1.0, 1.0
 
 
 class StepCostModel:
@@ -118,7 +138,9 @@ class StepCostModel:
             op for op in self.operators if isinstance(op, DecodeAttention | RecurrentUpdate)
         ]
         self._prefill_ops = [op for op in self.operators if isinstance(op, PrefillAttention)]
-        self._token_ops = [op for op in self.operators if _per_token(op) and not _sampled(op)]
+        self._token_ops = [
+            op for op in self.operators if _per_token(op) and not _sampled(op) and self._is_own(op)
+        ]
         self._sampled_ops = [op for op in self.operators if _sampled(op)]
         self._tokens_s: list[float] = []
         self._sampled_s: list[float] = []
@@ -223,9 +245,12 @@ class StepCostModel:
 
     # --- tables ----------------------------------------------------------------------------------
 
+    def _is_own(self, op: Operator) -> bool:
+        """Whether an operator's tokens are those that a rank plans."""
+        return True
+
     def _grow_tokens(self, most: int) -> None:
-        shape = _shape(tokens=np.arange(most + 1, dtype=np.float64))
-        self._tokens_s = _total(self._token_ops, shape, most + 1).tolist()
+        self._tokens_s = table(self._token_ops, most + 1)
 
     def _grow_sampled(self, most: int) -> None:
         shape = _shape(sampled=np.arange(most + 1, dtype=np.float64))
@@ -259,7 +284,8 @@ class StepCostModel:
 
     def account(self, steps: StepTable) -> StepWork:
         """Work behind each row; see ``StepWork``. Sums over operators equal the rows' durations."""
-        shape = self._shape_of(steps)
+        view = self._view(steps)
+        shape, devices = view.shape, view.devices
         k = steps.steps.astype(np.float64)
         duration = steps.duration_s
         operator_s: dict[str, Floats] = {}
@@ -274,16 +300,17 @@ class StepCostModel:
         link = np.zeros(len(steps))
         attention_s, widening_s = np.zeros(len(steps)), np.zeros(len(steps))
         for op in self.operators:
-            demand = op.demand(shape)
+            demand = op.demand(view.of(op))
+            share, useful_share = view.shares(op)
             if isinstance(op, DecodeAttention):
                 attention_s += demand.seconds * k
             elif isinstance(op, Matmul | Experts) and op.weight_bytes < op.input_bytes:
                 widening_s += demand.seconds * k
             operator_s[op.name] = operator_s.get(op.name, 0.0) + demand.seconds * k
             _attribute(demand, k, resource_s)
-            flops += demand.flops * k
-            model_flops += demand.flops * k * useful[type(op)]
-            moved += demand.moved * k
+            flops += demand.flops * k * share
+            model_flops += demand.flops * k * useful.get(type(op), 1.0) * useful_share
+            moved += demand.moved * k * share
             link += demand.link * k
         device_s = np.sum(list(operator_s.values()), axis=0) if operator_s else np.zeros(len(k))
         host = np.maximum(duration - steps.stall_s - device_s, 0.0)
@@ -298,10 +325,10 @@ class StepCostModel:
         }
         load = {name: np.minimum(share, 1.0) for name, share in load.items()}
         return StepWork(
-            model_flops=model_flops * self.devices,
-            hbm_bytes=moved * self.devices,
+            model_flops=model_flops * devices,
+            hbm_bytes=moved * devices,
             link_bytes=link,
-            energy_j=duration * self.devices * self._power.step_w(load),
+            energy_j=duration * devices * self._power.step_w(load),
             load=load,
             operator_s=operator_s,
             resource_s=resource_s,
@@ -309,18 +336,24 @@ class StepCostModel:
 
     def residual_range(self, steps: StepTable) -> tuple[float, float]:
         """See ``Accountant.residual_range``."""
-        shape = self._shape_of(steps)
+        view = self._view(steps)
         k = steps.steps.astype(np.float64)
         ranges: dict[tuple[float, float], float] = {}
         for op in self.operators:
             known = self._efficiency.residual_range(op.efficiency) or UNMEASURED
-            ranges[known] = ranges.get(known, 0.0) + float((op.demand(shape).seconds * k).sum())
+            ranges[known] = ranges.get(known, 0.0) + float(
+                (op.demand(view.of(op)).seconds * k).sum()
+            )
         total = max(float(steps.duration_s.sum()), 1e-30)
         low, high = (
             math.sqrt(sum((taken / total * known[side]) ** 2 for known, taken in ranges.items()))
             for side in (0, 1)
         )
         return low, high
+
+    def _view(self, steps: StepTable) -> View:
+        """The rows as operators see them."""
+        return View(self._shape_of(steps), self.devices)
 
     def _shape_of(self, steps: StepTable) -> Shape:
         """Sizes of each row's average step: times are straight lines, so the average tells all."""
@@ -354,7 +387,6 @@ class StepCostModel:
         """Share of an operator's work that is neither padding nor recomputation, by its kind."""
         emitting = np.where(steps.gap_tokens > 0, steps.gap_tokens, steps.decode)
         new = steps.prefill_tokens - steps.wasted_tokens
-        everything = np.ones(len(steps))
         tokens = (emitting + new) / np.maximum(shape.tokens, 1.0)
         decoding = emitting / np.maximum(steps.decode, 1)
         prompts = new / np.maximum(steps.prefill_tokens, 1)
@@ -366,8 +398,6 @@ class StepCostModel:
             RecurrentUpdate: decoding,
             PrefillAttention: prompts,
             RecurrentScan: prompts,
-            Elementwise: everything,
-            Collective: everything,
         }
 
 
@@ -377,7 +407,7 @@ def _per_token(op: Operator) -> bool:
 
 
 def _sampled(op: Operator) -> bool:
-    return isinstance(op, Matmul | Elementwise | Collective) and op.sampled
+    return bool(getattr(op, "sampled", False))
 
 
 def _shape(*, tokens: Floats | None = None, sampled: Floats | None = None) -> Shape:
@@ -391,7 +421,13 @@ def _shape(*, tokens: Floats | None = None, sampled: Floats | None = None) -> Sh
     )  # fmt: skip
 
 
-def _total(operators: list[Operator], shape: Shape, size: int) -> Floats:
+def table(operators: Sequence[Operator], end: int, first: int = 0) -> list[float]:
+    """Seconds of operators for ``first`` to ``end`` - 1 tokens."""
+    seconds = _total(operators, _shape(tokens=np.arange(first, end, dtype=np.float64)), end - first)
+    return list(seconds.tolist())
+
+
+def _total(operators: Sequence[Operator], shape: Shape, size: int) -> Floats:
     total = np.zeros(size)
     for op in operators:
         total += op.demand(shape).seconds

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from simulator.engines.profile import Overheads
 from simulator.hardware.forms import (
+    AllToAllEfficiency,
     CollectiveEfficiency,
     DecodeAttentionEfficiency,
     ElementwiseEfficiency,
@@ -29,6 +30,27 @@ ElementwiseKind = Literal[
 
 RecurrentKind = Literal["gdn", "mamba2", "conv"]
 """Kernels of recurrent layers: the state of each kind, and the short convolution before it."""
+
+ExchangeKind = Literal[
+    "low-latency-dispatch", "low-latency-combine", "throughput-dispatch", "throughput-combine"
+]
+"""Kernels that bring tokens to their experts and back."""
+
+EXCHANGE_PRIOR: dict[ExchangeKind, AllToAllEfficiency] = {
+    "low-latency-dispatch": AllToAllEfficiency(
+        bandwidth=0.56, network=0.95, latency_us=15.0, per_doubling_us=4.6
+    ),
+    "low-latency-combine": AllToAllEfficiency(
+        bandwidth=0.49, network=0.91, latency_us=13.0, per_doubling_us=5.9
+    ),
+    "throughput-dispatch": AllToAllEfficiency(
+        bandwidth=0.64, network=0.87, latency_us=34.0, per_doubling_us=10.0
+    ),
+    "throughput-combine": AllToAllEfficiency(
+        bandwidth=0.64, network=0.87, latency_us=50.0, per_doubling_us=15.0
+    ),
+}
+"""What DeepEP reaches between 1 to 4 nodes of H200, for devices where nobody measured it."""
 
 
 class Provenance(Model):
@@ -92,9 +114,9 @@ class Efficiency(Model):
     latent attention. A format without an entry takes the coefficients of ``bf16``, relative to its
     own peak. Keys of ``recurrent_update`` (a token of each sequence) and ``recurrent_scan``
     (prompts): the kind of kernel; a kind without an entry takes the other's, or a prior.
-    ``collective`` is for all-reduces, and for all-gathers where they have no entry of their own.
-    ``engines`` holds, by the name of an engine's profile, what replaces these where that engine has
-    kernels of its own.
+    ``collective`` is for all-reduces, and for all-gathers where they have no entry of their own;
+    ``exchange`` for kernels of expert parallelism. ``engines`` holds, by the name of an engine's
+    profile, what replaces these where that engine has kernels of its own.
     """
 
     provenance: Provenance
@@ -108,6 +130,7 @@ class Efficiency(Model):
     elementwise_kinds: dict[ElementwiseKind, ElementwiseEfficiency] = {}
     collective: CollectiveEfficiency
     all_gather: CollectiveEfficiency | None = None
+    exchange: dict[ExchangeKind, AllToAllEfficiency] = {}
     engines: dict[str, EngineEfficiency] = {}
 
     @model_validator(mode="after")
@@ -164,6 +187,7 @@ class Efficiency(Model):
               for key, own in getattr(self, family).items()),
             ("collective", self.collective),
             ("all_gather", self.all_gather),
+            *((f"exchange {kind}", entry) for kind, entry in self.exchange.items()),
         ]  # fmt: skip
         label = next((label for label, own in named if own is entry), "")
         found = self.provenance.residual_quantiles.get(label)
@@ -177,6 +201,10 @@ class Efficiency(Model):
                 if name == kind:
                     return entry
         return self.elementwise
+
+    def exchange_for(self, kind: ExchangeKind) -> AllToAllEfficiency:
+        """Coefficients of a kernel that brings tokens to their experts or back."""
+        return self.exchange.get(kind) or EXCHANGE_PRIOR[kind]
 
     def prefill_for(self, kv: str, *, latent: bool = False) -> PrefillAttentionEfficiency:
         """Coefficients of prefill attention with a KV cache of type ``kv``; ``latent`` for MLA."""

@@ -286,6 +286,32 @@ class CollectiveEfficiency(Form):
         return _larger(form, traffic / link)
 
 
+class AllToAllEfficiency(Form):
+    """Tokens that go to the devices of their experts, or come back.
+
+    ``t = latency + per_doubling·doublings
+    + max(near/(bandwidth·link), far/(network·rate))``
+
+    near: bytes that a device sends to others of its node; far: to other nodes, at once.
+    doublings: how often one node doubled makes all of them, log2(nodes).
+    """
+
+    bandwidth: PositiveFraction
+    network: PositiveFraction
+    latency_us: NonNegativeFloat
+    per_doubling_us: NonNegativeFloat
+
+    def seconds(
+        self, near: Number, far: Number, doublings: Number | float, link: float, network: float
+    ) -> Number:
+        """Duration; bytes, bytes, count, bytes/s of a device in its node and to others."""
+        fixed = (self.latency_us + self.per_doubling_us * doublings) * MICRO
+        form: Number = fixed + _larger(
+            near / (self.bandwidth * link), far / (self.network * network)
+        )
+        return form
+
+
 def _larger(a: Number, b: Number) -> Number:
     """max() that takes arrays too."""
     larger: Number = (a + b + abs(a - b)) / 2

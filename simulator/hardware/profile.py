@@ -68,6 +68,9 @@ class Node(Model):
     network_gb_per_s_per_device: Figure | None = Field(
         None, description="to other nodes, one direction"
     )
+    network_latency_us: Figure | None = Field(
+        None, description="of one hop between nodes, as collectives feel it; default: 5"
+    )
 
 
 Coefficient = Annotated[float, Field(ge=0, le=10)]
