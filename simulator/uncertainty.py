@@ -19,8 +19,8 @@ import numpy as np
 from simulator.cluster import FrontEndTimes
 from simulator.costs.protocol import Chunk, StepCost
 from simulator.deployment import ResolvedDeployment
+from simulator.results.answers import times_of
 from simulator.results.fleet import Member
-from simulator.results.latency import RequestTimes
 from simulator.results.record import COMPLETED, Accountant, RunRecord, StepTable
 from simulator.results.window import window_of
 from simulator.scenario.measurement import Measurement
@@ -197,7 +197,7 @@ def spread_of(deployment: ResolvedDeployment, steps: StepTable, accountant: Acco
 
 def figures(record: RunRecord, measurement: Measurement) -> Figures:
     """What gets an interval, by its path in the summary; what is undefined is left out."""
-    times, window = RequestTimes(record), window_of(record, measurement)
+    times, window = times_of(record), window_of(record, measurement)
     found: Figures = {}
     for name in _SPREAD:
         values = _defined(getattr(times, name), window.counted)
@@ -217,7 +217,7 @@ def figures(record: RunRecord, measurement: Measurement) -> Figures:
 def _chance(record: RunRecord, measurement: Measurement) -> dict[str, Range]:
     """What another draw of the traffic could give, as logarithms: of percentiles from their order
     statistics, of means from the means of batches of requests in the order of sending."""
-    times, window = RequestTimes(record), window_of(record, measurement)
+    times, window = times_of(record), window_of(record, measurement)
     z = NormalDist().inv_cdf((1.0 + LEVEL) / 2.0)
     found: dict[str, Range] = {}
     for name in _SPREAD:

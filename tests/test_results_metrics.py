@@ -234,8 +234,9 @@ def test_every_figure_of_the_summary_is_defined(summary):
         "steps", "preempted_requests", "prefill_tokens_computed", "wasted_prefill_tokens", "pue",
         "verdict", "idle_share", "power_w_mean_per_device", "energy_kwh", "grid_gco2e_per_kwh",
         "gco2e", "whole_run_gco2e", "usd_per_device_hour", "price_note", "usd",
+        "thinking_tokens", "undelivered_tokens",
     }  # fmt: skip
-    for section in ("latency", "throughput", "slo", "kv_cache", "scheduling", "utilization",
+    for section in ("latency", "answers", "throughput", "slo", "kv_cache", "scheduling", "utilization",
                     "energy", "cost"):  # fmt: skip
         for name in summary[section]:
             assert f"{section}.{name}" in defined or name in plain, f"{section}.{name}"

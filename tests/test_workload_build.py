@@ -13,26 +13,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.errors import ScenarioError
+from simulator.scenario.lengths import (
+    EmpiricalLength,
+    FixedLength,
+    IndependentLengths,
+    LogNormalLength,
+    NormalLength,
+    TraceLengths,
+    UniformLength,
+)
 from simulator.scenario.workload import (
     BurstArrivals,
     ClosedLoopArrivals,
-    EmpiricalLength,
-    FixedLength,
     GammaArrivals,
-    IndependentLengths,
-    LogNormalLength,
     MixWorkload,
-    NormalLength,
     PoissonArrivals,
     RampArrivals,
     SessionsWorkload,
     SharedPrefix,
     SyntheticWorkload,
-    TraceLengths,
     TraceSlice,
     TraceWorkload,
     TrafficClass,
-    UniformLength,
 )
 from simulator.workload import build_requests
 from simulator.workload.prefixes import block_keys

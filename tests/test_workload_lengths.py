@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from simulator.errors import ScenarioError
-from simulator.scenario.workload import (
+from simulator.scenario.lengths import (
     EmpiricalLength,
     FixedLength,
     LogNormalLength,

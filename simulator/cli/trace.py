@@ -33,7 +33,8 @@ def trace(
 
     from simulator.errors import UserError
     from simulator.scenario.document import Places
-    from simulator.scenario.workload import TraceFormat, TraceSlice
+    from simulator.scenario.lengths import TraceFormat
+    from simulator.scenario.workload import TraceSlice
     from simulator.workload import describe_trace
     from simulator.yamlio import closest, validation_sentence
 

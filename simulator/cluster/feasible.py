@@ -89,7 +89,7 @@ def check_requests(
             hint=f"{int(bad.sum())} of {len(bad)} requests cannot be served; shorten them, change "
             "the limit, or set deployment.oversized_requests: reject",
         )  # fmt: skip
-    return bad
+    return bad if requests.answers is None else requests.answers.of_requests(bad)
 
 
 def _largest_that_fits(layout: KvLayout, most: int) -> int:

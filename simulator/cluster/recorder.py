@@ -52,6 +52,7 @@ class Recorder:
         rows: rows of the step table that are not compacted yet, each made by ``pack_row``, with
             the number of the lane in place of the replica's.
         replica: who serves a request; the number of the lane as well.
+        answer_s: when answers begin at their clients; None if no request thinks before it answers.
     """
 
     def __init__(self, requests: Requests) -> None:
@@ -67,6 +68,8 @@ class Recorder:
         self.preemptions = array("q", [0]) * n
         self.replica = array("q", [-1]) * n
         self.outcome = array("q", [UNFINISHED]) * n
+        thinks = requests.answers is not None and requests.answers.think
+        self.answer_s = array("d", [_NAN]) * n if thinks else None
         self.gaps = array("d")
         self.rows = bytearray()
         self._chunks: list[list[np.ndarray]] = []
@@ -114,6 +117,7 @@ class Recorder:
             lane = np.maximum(replica, 0) // LANES_APART
             replica = np.where(replica < 0, replica, replica % LANES_APART)
         gaps = np.frombuffer(self.gaps, dtype=np.float64).reshape(-1, 3)
+        answer_s = None if self.answer_s is None else np.frombuffer(self.answer_s, dtype=np.float64)
         return RunRecord(
             requests=self.requests,
             sent_s=np.frombuffer(self.sent_s, dtype=np.float64),
@@ -137,4 +141,5 @@ class Recorder:
             end_s=end_s,
             interrupted=interrupted,
             wall_s=wall_s,
+            answer_s=answer_s,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from math import inf, sqrt
+from typing import TYPE_CHECKING
 
 from simpy import Environment, Event
 
@@ -17,6 +18,9 @@ from simulator.deployment import FrontEndTimes
 from simulator.serving.queues import FairOrder, Order, RankedQueue
 from simulator.serving.scheduler import Plan, Scheduler
 from simulator.serving.sequence import Sequence
+
+if TYPE_CHECKING:
+    from simulator.cluster.answers import AnswerClock
 
 _TICK = 1e-9
 """Seconds by which a timer may fire early, because sums of times are rounded."""
@@ -41,6 +45,7 @@ class Replica:
         rank: gives requests their places in a queue that is not first come, first served.
 
     Attributes:
+        answers: notes when answers begin, after the thinking; None if nobody thinks.
         last_s: when the tokens of its last step came to their clients.
     """
 
@@ -75,6 +80,7 @@ class Replica:
         # None: first come, first served, so that nobody overtakes.
         self._order = waiting if isinstance(waiting, RankedQueue | FairOrder) else None
         self._looks_at_clock = window_s > 0.0 or self._order is not None
+        self.answers: AnswerClock | None = None
         self.last_s = 0.0
         self._front = FrontEnd(env, front_end, recorder.queued_s, self._submit)
         self._plan: Plan | None = None
@@ -186,7 +192,10 @@ class Replica:
                 window_over = now + _TICK >= self._oldest_s() + self.window_s
             if self._order is not None:
                 self._order.refresh(now)
-        return scheduler.schedule(window_over=window_over)
+        plan = scheduler.schedule(window_over=window_over)
+        if self.answers is not None and plan is not None:
+            self.answers.end_with_next(plan)
+        return plan
 
     def _oldest_s(self) -> float:
         """When the request that waits longest came."""
@@ -318,6 +327,8 @@ class Replica:
                     recorder.preemptions[sequence.index] = sequence.preemptions
             if self.ended is not None:
                 self.ended(ended)
+        if self.answers is not None:
+            self.answers.note(plan, steps, at)
 
     def _tokens_of_prompts(self, plan: Plan, now: float, at: float) -> int:
         """Records the tokens that the ends of prompts gave, which come to their clients at ``at``;
@@ -362,6 +373,7 @@ class Replica:
 
     def _drop(self, sequence: Sequence) -> None:
         """Takes out a sequence, wherever it waits or runs."""
+        sequence.answer_at = 0
         if sequence in self._unseen:
             self._unseen.remove(sequence)
         else:

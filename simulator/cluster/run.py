@@ -14,7 +14,7 @@ import numpy as np
 from simpy import Environment, Event
 
 from simulator.cluster.alone import Alone
-from simulator.cluster.clients import Dependents, Sequences
+from simulator.cluster.answers import dependents_of, kept_together, sequences_of, watch_answers
 from simulator.cluster.feasible import check_groups
 from simulator.cluster.groups import ReplicaGroup
 from simulator.cluster.kinds import make_replica
@@ -144,16 +144,15 @@ class _Cluster:
         self.progress = progress
         self.ended_count = 0
         self._last_s = 0.0
-        self._dependents = None if requests.open_loop else Dependents(requests)
+        self._dependents = dependents_of(requests)
         loads = [0] * sum(group.replicas for group in groups)
         self.replicas: list[Replica] = []
         for group in groups:
             self.replicas += self._replicas_of(group, loads)
         rng = np.random.default_rng([seed, 0x726F757465])
-        self._choose = Routing(
-            groups, self.replicas, loads, router, rng, requests, ("serve",)
-        ).chooser()
-        self._sequences = Sequences(requests)
+        choose = Routing(groups, self.replicas, loads, router, rng, requests, ("serve",)).chooser()
+        self._choose = kept_together(choose, requests, self.replicas, self.recorder.replica)
+        self._sequences = sequences_of(requests)
         self._rejected: list[bool] | None = rejected.tolist() if rejected.any() else None
         self._response_s = groups[0].front_end.response_s + network_s
 
@@ -172,7 +171,7 @@ class _Cluster:
                 Alone(cost, limits), response_s,
             ),
         )  # fmt: skip
-        return [
+        made = [
             make_replica(
                 number, self.env, limits, group.layout, cost, self.recorder, loads,
                 front_end=group.front_end,
@@ -184,6 +183,9 @@ class _Cluster:
             )
             for number in range(first, first + group.replicas)
         ]  # fmt: skip
+        for replica in made:
+            watch_answers(replica, self.recorder)
+        return made
 
     # --- clients ---------------------------------------------------------------------------------
 

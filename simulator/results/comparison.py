@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from simulator.results.definitions import DEFINITIONS, Definition, value_at
+from simulator.results.phrases import answers_line
 
 
 class HasSummary(Protocol):
@@ -15,6 +16,9 @@ class HasSummary(Protocol):
     def summary(self) -> dict[str, Any]:
         """All metrics."""
         ...
+
+
+_ANSWERS = ("answers.", "latency.ttfat_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +50,21 @@ class Row:
 
 
 def compare(a: HasSummary | dict[str, Any], b: HasSummary | dict[str, Any]) -> list[Row]:
-    """All metrics of two runs that at least one of them has, in the order of the definitions.
+    """All metrics of two runs that at least one of them has, in the order of the definitions; those
+    about answers only where some are special.
 
     Args:
         a, b: results, results loaded from files, or summaries.
     """
     first = a if isinstance(a, dict) else a.summary()
     second = b if isinstance(b, dict) else b.summary()
-    return [row for definition in DEFINITIONS for row in _rows(definition, first, second)]
+    plain = not answers_line(first) and not answers_line(second)
+    return [
+        row
+        for definition in DEFINITIONS
+        if not (plain and definition.key.startswith(_ANSWERS))
+        for row in _rows(definition, first, second)
+    ]
 
 
 def _rows(definition: Definition, a: dict[str, Any], b: dict[str, Any]) -> Iterator[Row]:

@@ -38,6 +38,12 @@ DEFINITIONS: tuple[Definition, ...] = (
         "lower", _SPREAD,
     ),
     Definition(
+        "latency.ttfat_ms", "TTFAT", "ms",
+        "Time to the first token of the answer: from sending to the first token after the "
+        "thinking, recorded when it comes. Equals TTFT where nobody thinks, or in secret.",
+        "lower", _SPREAD,
+    ),
+    Definition(
         "latency.tpot_ms", "TPOT", "ms",
         "Time per output token: (E2E − TTFT) / (output tokens − 1) of one request. Undefined for "
         "one token, which is left out.",
@@ -113,6 +119,28 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "slo.classes", "SLO by class", "",
         "For each class the share of counted requests that met each limit, and all of them.",
+    ),
+    Definition(
+        "answers.per_request", "Answers per request", "",
+        "Answers that the engine computed for each counted request that completed.",
+    ),
+    Definition(
+        "answers.thinking_share", "Thinking", "%",
+        "Share of their tokens that are thinking before an answer.",
+    ),
+    Definition(
+        "answers.truncated_share", "Truncated answers", "%",
+        "Share of the answers that max_tokens cut.", "lower",
+    ),
+    Definition(
+        "answers.without_answer_share", "Nothing but thinking", "%",
+        "Share of the answers in which max_tokens came before the first token after the thinking.",
+        "lower",
+    ),
+    Definition(
+        "answers.undelivered_share", "Undelivered", "%",
+        "Share of their tokens that belong to answers which a best-of did not choose. Output "
+        "throughput leaves them out, each answer where it ends.", "lower",
     ),
     Definition(
         "kv_cache.use_mean", "KV-cache use", "%",

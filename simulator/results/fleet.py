@@ -51,6 +51,11 @@ class Part:
     run_held_s: float
 
     @property
+    def counted_rows(self) -> npt.NDArray[np.bool_]:
+        """All rows of the requests that count. Shape (n,)."""
+        return self.record.requests.rows_of(self.window.counted)
+
+    @property
     def devices_per_replica(self) -> int:
         """Devices that one replica occupies."""
         return self.deployment.devices_per_replica

@@ -21,12 +21,12 @@ from simulator.results.format import (
     with_unit,
 )
 from simulator.results.phrases import (
-    LATENCIES,
     counted_line,
     engine_line,
     hardware_line,
     interval_row,
     interval_title,
+    latencies,
     model_line,
     pool_lines,
     slo_lines,
@@ -143,7 +143,7 @@ def _tiles(summary: Summary) -> list[tuple[str, str, str, str]]:
 
 def _latency(summary: Summary) -> str:
     names = ("mean", "p50", "p90", "p95", "p99", "max", "min", "std")
-    keys = (*LATENCIES, ("normalized_ms_per_token", "E2E per token"))
+    keys = (*latencies(summary), ("normalized_ms_per_token", "E2E per token"))
     rows = []
     for key, title in keys:
         rows.append((title, *(milliseconds(summary["latency"][key][name]) for name in names)))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from simulator.results.quantiles import GapDistribution
 from simulator.results.record import COMPLETED, RunRecord
-from simulator.workload.requests import Floats
+from simulator.workload.requests import Floats, Ints
 
 Statistics = dict[str, float | int | None]
 
@@ -21,10 +21,46 @@ PERCENTILES = (50, 90, 95, 99)
 class RequestTimes:
     """Times of each request in ms, NaN where undefined. Shapes (n,).
 
-    Latencies are those of completed requests; one that timed out has none.
+    Latencies are those of completed requests; one that timed out has none. Where rows are not
+    requests, see ``simulator.results.answers``.
     """
 
     record: RunRecord
+
+    @cached_property
+    def is_request(self) -> npt.NDArray[np.bool_]:
+        """Which rows stand for a request."""
+        return np.ones(len(self.record.sent_s), dtype=np.bool_)
+
+    @cached_property
+    def outcome(self) -> Ints:
+        """How each request ended, an index into OUTCOMES."""
+        return self.record.outcome
+
+    @cached_property
+    def start_s(self) -> Floats:
+        """Start of the first step that worked on it."""
+        return self.record.start_s
+
+    @cached_property
+    def first_token_s(self) -> Floats:
+        """First token at the client."""
+        return self.record.first_token_s
+
+    @cached_property
+    def answer_s(self) -> Floats:
+        """First token of the answer at the client, after any thinking."""
+        return self.record.first_token_s
+
+    @cached_property
+    def finish_s(self) -> Floats:
+        """Last token at the client."""
+        return self.record.finish_s
+
+    @cached_property
+    def tokens(self) -> Ints:
+        """Output tokens that the client gets."""
+        return self.record.requests.output_tokens
 
     @cached_property
     def completed(self) -> npt.NDArray[np.bool_]:
@@ -35,17 +71,22 @@ class RequestTimes:
     @cached_property
     def queueing_ms(self) -> Floats:
         """From arrival at the replica to the first step that works on it."""
-        return self._between(self.record.queued_s, self.record.start_s)
+        return self._between(self.record.queued_s, self.start_s)
 
     @cached_property
     def ttft_ms(self) -> Floats:
         """From sending to the first token at the client."""
-        return self._between(self.record.sent_s, self.record.first_token_s)
+        return self._between(self.record.sent_s, self.first_token_s)
+
+    @cached_property
+    def ttfat_ms(self) -> Floats:
+        """From sending to the first token of the answer, after any thinking."""
+        return self._between(self.record.sent_s, self.answer_s)
 
     @cached_property
     def e2e_ms(self) -> Floats:
         """From sending to the last token at the client."""
-        return self._between(self.record.sent_s, self.record.finish_s)
+        return self._between(self.record.sent_s, self.finish_s)
 
     @cached_property
     def tpot_ms(self) -> Floats:
@@ -57,7 +98,8 @@ class RequestTimes:
     @cached_property
     def normalized_ms(self) -> Floats:
         """E2E / output tokens, ms a token."""
-        return self.e2e_ms / self.record.requests.output_tokens
+        tokens = self.tokens
+        return np.where(tokens > 0, self.e2e_ms / np.maximum(tokens, 1), np.nan)
 
     def _between(self, start_s: Floats, end_s: Floats) -> Floats:
         return np.where(self.completed, 1e3 * (end_s - start_s), np.nan)

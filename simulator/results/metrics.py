@@ -11,6 +11,7 @@ import numpy.typing as npt
 from simulator import __version__
 from simulator.deployment import ResolvedDeployment
 from simulator.results.advice import notes, warnings
+from simulator.results.answers import answers_section, times_of
 from simulator.results.describe import simulated_section
 from simulator.results.fleet import Member, Part, added, parts_of
 from simulator.results.integrity import violations
@@ -50,7 +51,7 @@ def summarize(
         members: the pools, in the order of the record's groups.
     """
     parts = parts_of(members, record, window)
-    out = delivered(record, window, added(parts))
+    out = delivered(times, window, added(parts))
     devices = devices_held(parts, window)
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -63,7 +64,8 @@ def summarize(
             "interrupted": record.interrupted,
             "window": _window_section(window),
         },
-        "requests": request_section(record, window),
+        "requests": request_section(times, window),
+        "answers": answers_section(record, window, times),
         "latency": _latency_section(window, times, gaps),
         "throughput": throughput_section(devices, times, window, out),
         "slo": slo_section(deployment, times, window),
@@ -103,7 +105,7 @@ def _pools_section(parts: Sequence[Part], window: Window) -> dict[str, Any]:
             "replicas": part.record.replicas,
             "devices": part.record.replicas * part.devices_per_replica,
             "requests": part.window.requests,
-            **_used([part], window, delivered(part.record, window, part.sums)),
+            **_used([part], window, delivered(times_of(part.record), window, part.sums)),
         }
         for part in parts
     }
@@ -165,6 +167,7 @@ def _latency_section(window: Window, times: RequestTimes, gaps: GapDistribution)
     return {
         "queueing_ms": statistics(times.queueing_ms[counted]),
         "ttft_ms": statistics(times.ttft_ms[counted]),
+        "ttfat_ms": statistics(times.ttfat_ms[counted]),
         "tpot_ms": statistics(times.tpot_ms[counted]),
         "itl_ms": gap_statistics(gaps),
         "e2e_ms": statistics(times.e2e_ms[counted]),
@@ -182,13 +185,14 @@ def _classes_section(record: RunRecord, window: Window, times: RequestTimes) -> 
     for i, name in enumerate(classes):
         own = record.requests.class_id == i
         counted = window.counted & own
-        finished = int(np.count_nonzero(window.holds(record.finish_s) & own))
+        finished = int(np.count_nonzero(window.holds(times.finish_s) & times.is_request & own))
         sections[name] = {
             "counted": int(counted.sum()),
             "completed": int((counted & times.completed).sum()),
             "requests_per_s": finished / span if span > 0 else None,
             "queueing_ms": statistics(times.queueing_ms[counted]),
             "ttft_ms": statistics(times.ttft_ms[counted]),
+            "ttfat_ms": statistics(times.ttfat_ms[counted]),
             "tpot_ms": statistics(times.tpot_ms[counted]),
             "e2e_ms": statistics(times.e2e_ms[counted]),
         }

@@ -16,6 +16,32 @@ LATENCIES = (
 )
 
 
+def latencies(summary: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Keys and titles of the latencies to show: time to the first token of the answer only where
+    there is thinking before it."""
+    if not summary.get("answers", {}).get("thinking_tokens"):
+        return LATENCIES
+    return (LATENCIES[0], ("ttfat_ms", "TTFAT"), *LATENCIES[1:])
+
+
+def answers_line(summary: dict[str, Any]) -> str:
+    """4.00 answers a request · 62.0% thinking · 3.1% cut by max_tokens; empty if nothing is
+    special."""
+    answers = summary.get("answers", {})
+    parts = []
+    if (answers.get("per_request") or 1) > 1:
+        parts.append(f"{number(answers['per_request'])} a request")
+    if answers.get("undelivered_share"):
+        parts.append(f"{percent(answers['undelivered_share'])} of the tokens not delivered")
+    if answers.get("thinking_share"):
+        parts.append(f"{percent(answers['thinking_share'])} of the tokens are thinking")
+    if answers.get("truncated_share"):
+        parts.append(f"{percent(answers['truncated_share'])} cut by max_tokens")
+    if answers.get("without_answer_share"):
+        parts.append(f"{percent(answers['without_answer_share'])} nothing but thinking")
+    return " · ".join(parts)
+
+
 def interval_row(summary: dict[str, Any], key: str, names: Sequence[str]) -> list[str] | None:
     """Bounds of a latency's statistics under their columns; None where there are no intervals."""
     section = summary.get("uncertainty")

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from simulator.results.answers import undelivered
 from simulator.results.latency import RequestTimes, speed_statistics
-from simulator.results.record import OUTCOMES, RunRecord
+from simulator.results.record import OUTCOMES
 from simulator.results.totals import Totals
 from simulator.results.window import Window
 
@@ -33,23 +34,27 @@ class Delivered:
         return self.input_tokens + self.output_tokens
 
 
-def delivered(record: RunRecord, window: Window, sums: Totals) -> Delivered:
-    """Counts what came out within the window."""
-    first = window.holds(record.first_token_s)
+def delivered(times: RequestTimes, window: Window, sums: Totals) -> Delivered:
+    """Counts what came out within the window. Answers that no client gets are taken off where they
+    end."""
+    record = times.record
+    first = window.holds(times.first_token_s) & times.is_request
     return Delivered(
-        requests=int(window.holds(record.finish_s).sum()),
-        output_tokens=sums.output_tokens,
+        requests=int((window.holds(times.finish_s) & times.is_request).sum()),
+        output_tokens=sums.output_tokens - undelivered(record, window),
         input_tokens=int(record.requests.input_tokens[first].sum()),
     )
 
 
-def request_section(record: RunRecord, window: Window) -> dict[str, Any]:
+def request_section(times: RequestTimes, window: Window) -> dict[str, Any]:
     """How many requests there were, how many count, and how those ended."""
-    ends = np.bincount(record.outcome[window.counted], minlength=len(OUTCOMES))
-    everything = np.bincount(record.outcome, minlength=len(OUTCOMES))
-    unsent = int((~np.isfinite(record.sent_s)).sum())
+    record, everyone = times.record, times.is_request
+    ends = np.bincount(times.outcome[window.counted], minlength=len(OUTCOMES))
+    everything = np.bincount(times.outcome[everyone], minlength=len(OUTCOMES))
+    unsent = int((everyone & ~np.isfinite(record.sent_s)).sum())
+    rows = record.requests.rows_of(window.counted)
     return {
-        "total": len(record.sent_s),
+        "total": int(everyone.sum()),
         "sent": window.sent,
         "not_sent": unsent,
         "cut_by_warmup": window.cut,
@@ -57,7 +62,7 @@ def request_section(record: RunRecord, window: Window) -> dict[str, Any]:
         "counted_by_outcome": _by_name(ends),
         "all_by_outcome": _by_name(everything, unsent),
         "input_tokens": int(record.requests.input_tokens[window.counted].sum()),
-        "output_tokens": int(record.generated[window.counted].sum()),
+        "output_tokens": int(record.generated[rows].sum()),
     }
 
 
@@ -74,7 +79,7 @@ def throughput_section(
     length."""
     record = times.record
     span = window.duration_s
-    sent = (record.sent_s >= window.start_s) & (record.sent_s <= window.end_s)
+    sent = (record.sent_s >= window.start_s) & (record.sent_s <= window.end_s) & times.is_request
 
     def rate(count: float) -> float | None:
         return count / span if span > 0 else None

@@ -157,6 +157,8 @@ class RunRecord:
         lane: which lane of the replica served it; None where every replica has one.
         interrupted: the user stopped the run; everything up to ``end_s`` is complete.
         wall_s: seconds of real time the clock ran.
+        answer_s: first token at the client after the thinking (NaN: none, or there was no
+            thinking); None if nobody thinks.
     """
 
     requests: Requests
@@ -181,6 +183,7 @@ class RunRecord:
     groups: tuple[Group, ...] = ()
     held: Floats | None = None
     lane: Ints | None = None
+    answer_s: Floats | None = None
 
     def __post_init__(self) -> None:
         if not self.groups:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.deployment import ResolvedDeployment
 from simulator.errors import UserError
+from simulator.results.answers import times_of
 from simulator.results.fleet import Member
 from simulator.results.integrity import check_integrity
 from simulator.results.latency import RequestTimes
@@ -62,7 +63,7 @@ class Result:
     @cached_property
     def times(self) -> RequestTimes:
         """Latencies of each request, ms."""
-        return RequestTimes(self.record)
+        return times_of(self.record)
 
     @cached_property
     def gaps(self) -> GapDistribution:

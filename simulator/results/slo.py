@@ -48,7 +48,7 @@ def judge(deployment: ResolvedDeployment, times: RequestTimes) -> Verdicts:
     """Compares every request with the SLO of its class."""
     requests = times.record.requests
     slos = _by_index(deployment, requests.classes)
-    no_tpot = times.completed & (requests.output_tokens == 1)
+    no_tpot = times.completed & np.isnan(times.tpot_ms)
 
     def meets(values: npt.NDArray[np.float64], limits: list[float | None]) -> Flags:
         limit = np.array([np.inf if x is None else x for x in limits])[requests.class_id]
@@ -71,7 +71,7 @@ def slo_section(
     slos = _by_index(deployment, classes)
     verdicts = judge(deployment, times)
     class_id = times.record.requests.class_id
-    good = int((verdicts.met & window.holds(times.record.finish_s)).sum())
+    good = int((verdicts.met & window.holds(times.finish_s)).sum())
     share = _share(verdicts.met & window.counted, window.requests)
     per_class = {
         name: _attainment(slo, verdicts, window.counted & (class_id == i))

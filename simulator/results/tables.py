@@ -43,6 +43,15 @@ def request_columns(result: Result) -> Columns:
         "e2e_ms": times.e2e_ms,
         "normalized_ms_per_token": times.normalized_ms,
     }
+    if requests.answers is not None:
+        columns |= {
+            "answer_to": requests.answers.lead,
+            "delivered": requests.answers.delivered,
+            "thinking_tokens": requests.answers.thinking,
+            "truncated": requests.answers.truncated,
+            "answer_s": times.answer_s,
+            "ttfat_ms": times.ttfat_ms,
+        }
     if any(has_limits(slo) for slo in slo_of_classes(result.deployment.scenario).values()):
         columns["slo_met"] = judge(result.deployment, times).met
     return columns

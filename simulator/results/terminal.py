@@ -15,12 +15,13 @@ from simulator.results.format import (
     with_unit,
 )
 from simulator.results.phrases import (
-    LATENCIES,
+    answers_line,
     counted_line,
     engine_line,
     hardware_line,
     interval_row,
     interval_title,
+    latencies,
     model_line,
     pool_lines,
     slo_lines,
@@ -142,6 +143,8 @@ def _figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
          f"{number(rate['output_tokens_per_s_per_user']['p50'])} per user "
          f"(median; slowest 1%: {number(rate['output_tokens_per_s_per_user']['p1'])})"),
     ]  # fmt: skip
+    if special := answers_line(summary):
+        lines.append(("Answers", special))
     if slo["limits_given"]:
         good = f"{number(slo['goodput_requests_per_s'])} requests/s"
         lines.append(("Goodput", f"{good} · {percent(slo['goodput_share'])} of those sent"))
@@ -207,7 +210,7 @@ def _latencies(summary: dict[str, Any]) -> Table:
     table.add_column("ms", min_width=11)
     for name in _STATISTICS:
         table.add_column(name, justify="right", no_wrap=True, min_width=8)
-    for key, title in LATENCIES:
+    for key, title in latencies(summary):
         table.add_row(title, *(milliseconds(latency[key][name]) for name in _STATISTICS))
         within = interval_row(summary, key, _STATISTICS)
         if within is not None:

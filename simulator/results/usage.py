@@ -31,7 +31,7 @@ def scheduling_section(parts: Sequence[Part], window: Window) -> dict[str, Any]:
     span = sum(part.held_s for part in parts)
     computed = sums.prefill_tokens
     waiting = sum(waiting_time_s(part.deployment, part.record, window) for part in parts)
-    preempted = np.concatenate([part.record.preemptions[part.window.counted] for part in parts])
+    preempted = np.concatenate([part.record.preemptions[part.counted_rows] for part in parts])
     return {
         "steps": sums.steps,
         "step_ms_mean": 1e3 * sums.busy_s / sums.steps if sums.steps else None,
@@ -95,7 +95,7 @@ def kv_section(parts: Sequence[Part]) -> dict[str, Any]:
     sums = added(parts)
     prompt = cached = 0
     for part in parts:
-        started = part.window.counted & np.isfinite(part.record.start_s)
+        started = part.counted_rows & np.isfinite(part.record.start_s)
         prompt += int(part.record.requests.input_tokens[started].sum())
         cached += int(part.record.cached_tokens[started].sum())
     usable = sum(part.held_s * part.record.kv_blocks for part in parts)

@@ -68,7 +68,9 @@ def window_of(record: RunRecord, measurement: Measurement) -> Window:
     the counted requests completed by then.
     """
     sent_s = record.sent_s
-    sent: Ints = np.flatnonzero(np.isfinite(sent_s))
+    answers = record.requests.answers
+    requests = np.ones(len(sent_s), dtype=np.bool_) if answers is None else answers.leads
+    sent: Ints = np.flatnonzero(np.isfinite(sent_s) & requests)
     end_s = end_of_run(record)
     if not len(sent):
         nothing = np.zeros(len(sent_s), dtype=np.bool_)
@@ -76,7 +78,7 @@ def window_of(record: RunRecord, measurement: Measurement) -> Window:
     times = np.sort(sent_s[sent])
     wanted_cut = min(int(measurement.warmup_fraction * len(sent)), len(sent) - 1)
     start_s = float(times[wanted_cut])
-    counted: npt.NDArray[np.bool_] = sent_s >= start_s  # NaN compares false
+    counted: npt.NDArray[np.bool_] = requests & (sent_s >= start_s)  # NaN compares false
     cut = len(sent) - int(counted.sum())
     notes = []
     if cut < wanted_cut:

@@ -6,134 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from simulator.scenario.base import (
-    Count,
-    Fraction,
-    Model,
-    NonNegativeFloat,
-    PositiveFloat,
-    Tokens,
-    Unit,
-)
-
-TraceFormat = Literal["auto", "azure", "burstgpt", "mooncake", "sharegpt", "csv", "jsonl"]
-
-Variation = Annotated[float, Field(ge=0.001, le=100, allow_inf_nan=False)]
-"""A coefficient of variation; beyond these limits distributions are little but round-off."""
-
-# --- lengths -------------------------------------------------------------------------------------
-
-
-class FixedLength(Model):
-    """Always the same number."""
-
-    kind: Literal["fixed"] = "fixed"
-    tokens: Tokens = Field(description="the length")
-
-
-class UniformLength(Model):
-    """Every whole number from ``low`` to ``high``, both included, equally often."""
-
-    kind: Literal["uniform"] = "uniform"
-    low: Tokens = Field(description="shortest length")
-    high: Tokens = Field(description="longest length")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> UniformLength:
-        if self.low > self.high:
-            raise ValueError(f"low ({self.low}) is above high ({self.high})")
-        return self
-
-
-class NormalLength(Model):
-    """Normal distribution, rounded; draws outside ``low`` .. ``high`` are drawn again."""
-
-    kind: Literal["normal"] = "normal"
-    mean: Annotated[PositiveFloat, Unit("tokens")] = Field(
-        description="mean before the cut to low .. high"
-    )
-    std: Annotated[NonNegativeFloat, Unit("tokens")] = Field(description="standard deviation")
-    low: Tokens = Field(1, description="shortest length")
-    high: Tokens = Field(1_000_000, description="longest length")
-
-    @model_validator(mode="after")
-    def _mean_inside(self) -> NormalLength:
-        if not self.low <= self.mean <= self.high:
-            raise ValueError(
-                f"mean ({self.mean:g}) lies outside low..high ({self.low}..{self.high})"
-            )
-        return self
-
-
-class LogNormalLength(Model):
-    """Log-normal distribution given by its own mean and coefficient of variation (std / mean),
-    rounded; draws outside ``low`` .. ``high`` are drawn again."""
-
-    kind: Literal["lognormal"] = "lognormal"
-    mean: Annotated[PositiveFloat, Unit("tokens")] = Field(
-        description="mean before the cut to low .. high"
-    )
-    cv: Variation = Field(description="standard deviation / mean")
-    low: Tokens = Field(1, description="shortest length")
-    high: Tokens = Field(1_000_000, description="longest length")
-
-    @model_validator(mode="after")
-    def _mean_inside(self) -> LogNormalLength:
-        if not self.low <= self.mean <= self.high:
-            raise ValueError(
-                f"mean ({self.mean:g}) lies outside low..high ({self.low}..{self.high})"
-            )
-        return self
-
-
-class EmpiricalLength(Model):
-    """One of the given numbers, drawn with the given weights (equal ones by default)."""
-
-    kind: Literal["empirical"] = "empirical"
-    tokens: Annotated[tuple[Tokens, ...], Field(min_length=1)] = Field(
-        description="the lengths that occur"
-    )
-    weights: tuple[NonNegativeFloat, ...] | None = Field(
-        None, description="how often each occurs, in any unit; default: equally often"
-    )
-
-    @model_validator(mode="after")
-    def _weights_fit(self) -> EmpiricalLength:
-        if self.weights is not None:
-            if len(self.weights) != len(self.tokens):
-                raise ValueError(f"{len(self.weights)} weights for {len(self.tokens)} lengths")
-            if sum(self.weights) <= 0:
-                raise ValueError("all weights are zero")
-        return self
-
-
-Length = Annotated[
-    FixedLength | UniformLength | NormalLength | LogNormalLength | EmpiricalLength,
-    Field(discriminator="kind"),
-]
-
-
-class IndependentLengths(Model):
-    """Input and output lengths drawn independently of each other."""
-
-    kind: Literal["independent"] = "independent"
-    input: Length = Field(description="prompt tokens")
-    output: Length = Field(description="tokens to generate")
-
-
-class TraceLengths(Model):
-    """Pairs of input and output length drawn, with replacement, from the rows of a trace file."""
-
-    kind: Literal["from_trace"] = "from_trace"
-    file: str = Field(
-        description="a shipped trace's name or a path (relative to the scenario file)"
-    )
-    format: TraceFormat = Field(
-        "auto", description="how the file is laid out; auto: by its columns"
-    )
-
-
-Lengths = Annotated[IndependentLengths | TraceLengths, Field(discriminator="kind")]
+from simulator.scenario.answers import Answered, Sampled
+from simulator.scenario.base import Count, Fraction, Model, NonNegativeFloat, PositiveFloat, Tokens
+from simulator.scenario.lengths import Length, Lengths, TraceFormat, Variation
 
 # --- arrivals ------------------------------------------------------------------------------------
 
@@ -235,7 +110,7 @@ class _Sized(Model):
         return self
 
 
-class SyntheticWorkload(_Sized):
+class SyntheticWorkload(_Sized, Sampled):
     """Arrivals and lengths drawn from distributions. ``shared_prefix.tokens`` of every prompt are
     the shared text; an input shorter than that is an error."""
 
@@ -264,7 +139,7 @@ class TraceSlice(Model):
     requests: Count | None = Field(None, description="most requests to take; default: all")
 
 
-class TraceWorkload(Model):
+class TraceWorkload(Sampled):
     """Requests as they were recorded: times, lengths and, where known, shared prefixes."""
 
     kind: Literal["trace"] = "trace"
@@ -278,7 +153,7 @@ class TraceWorkload(Model):
     rate_scale: PositiveFloat = Field(1.0, description="2 sends the same requests twice as fast")
 
 
-class SessionsWorkload(_Sized):
+class SessionsWorkload(_Sized, Answered):
     """Conversations: each turn's prompt is everything said before plus the new message.
 
     ``requests`` counts turns over all sessions; sessions start by ``arrivals``.

@@ -37,9 +37,13 @@ class Sequence:
         rank, ticket, latest: its place in a queue that is not first come, first served: lowest rank
             first, then lowest ticket; and when it must start to make its deadline, clock seconds.
             Not set under first come, first served.
+        answer_at: which of its output tokens is the first one of the answer, where thinking comes
+            before it and somebody wants to know when it comes; 0 where nobody does.
+        follows: another answer to the same prompt came right before it.
     """
 
     __slots__ = (
+        "answer_at",
         "blocks",
         "cached",
         "chain",
@@ -47,6 +51,7 @@ class Sequence:
         "continues",
         "finish_at",
         "fixed",
+        "follows",
         "generated",
         "highest",
         "index",
@@ -95,6 +100,8 @@ class Sequence:
         self.chain: list[tuple[int, int]] | None = None
         self.keys: list[tuple[int, int] | None] | None = None
         self.last_token_s = 0.0
+        self.answer_at = 0
+        self.follows = False
 
     @property
     def most_tokens(self) -> int:

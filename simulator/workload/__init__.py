@@ -79,7 +79,7 @@ def build_one(
         return build_sessions(workload, rng, base, where)
     from simulator.workload.traces import build_trace
 
-    return build_trace(workload, base)
+    return build_trace(workload, rng, base, where)
 
 
 def describe_trace(

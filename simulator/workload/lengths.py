@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from simulator.errors import ScenarioError
-from simulator.scenario.workload import (
+from simulator.scenario.lengths import (
     EmpiricalLength,
     FixedLength,
     Length,

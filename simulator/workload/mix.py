@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from simulator.scenario.workload import MixWorkload
+from simulator.workload.answers import merge_answers
 from simulator.workload.arrivals import check_size
 from simulator.workload.prefixes import merge_prefixes
 from simulator.workload.requests import OPEN_LOOP, ROOT, Floats, Ints, Requests
@@ -74,6 +75,7 @@ def merge(parts: Sequence[Requests], names: Sequence[str]) -> Requests:
         classes=tuple(names),
         pool_concurrency=tuple(c for part in parts for c in part.pool_concurrency),
         prefixes=merge_prefixes([part.prefixes for part in parts], sizes, order),
+        answers=merge_answers([part.answers for part in parts], sizes, order),
         source="mix: "
         + "; ".join(f"{name}: {part.source}" for part, name in zip(parts, names, strict=True)),
         notes=(*notes, *(note for part in parts for note in part.notes)),

@@ -24,20 +24,26 @@ def shared_prefix(group: Ints, tokens: int) -> PrefixStreams:
 
 
 def conversations(
-    session: Ints, input_tokens: Ints, system_group: Ints | None, system_tokens: int
+    session: Ints,
+    input_tokens: Ints,
+    system_group: Ints | None,
+    system_tokens: int,
+    *,
+    continues: bool = True,
 ) -> PrefixStreams:
-    """Turns that continue their session's text, behind a system prompt where there is one.
+    """Turns that continue their session's text, behind a system prompt where there is one; with
+    ``continues`` their answers do so where they stand, without it later turns repeat parts of them.
 
     Shapes: session, input_tokens and system_group (n,).
     """
     n = len(session)
-    continues = np.ones(n, dtype=np.bool_)
+    flags = np.full(n, continues, dtype=np.bool_)
     if system_group is None:
-        return PrefixStreams(np.arange(n + 1, dtype=np.int64), session, input_tokens, continues)
+        return PrefixStreams(np.arange(n + 1, dtype=np.int64), session, input_tokens, flags)
     groups = int(system_group.max(initial=-1)) + 1
     stream = np.column_stack([system_group, groups + session]).ravel()
     end = np.column_stack([np.full(n, system_tokens, dtype=np.int64), input_tokens]).ravel()
-    return PrefixStreams(2 * np.arange(n + 1, dtype=np.int64), stream, end, continues)
+    return PrefixStreams(2 * np.arange(n + 1, dtype=np.int64), stream, end, flags)
 
 
 def hashed_blocks(

@@ -18,6 +18,9 @@ class Generators(NamedTuple):
     prefix: np.random.Generator
     pause: np.random.Generator
     turns: np.random.Generator
+    reasoning: np.random.Generator
+    stop: np.random.Generator
+    samples: np.random.Generator
 
 
 def spawn_generators(rng: np.random.Generator) -> Generators:

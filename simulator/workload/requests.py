@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from simulator.workload.answers import Answers
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -57,6 +59,8 @@ class Requests:
         classes: names of the traffic classes.
         pool_concurrency: users in each closed loop.
         prefixes: shared text, or None where all prompts are distinct.
+        answers: what is special about the answers, or None; where a prompt has several, each is a
+            row of its own.
         source: one line for the report: what this traffic is.
     """
 
@@ -70,6 +74,7 @@ class Requests:
     classes: tuple[str, ...] = ("default",)
     pool_concurrency: tuple[int, ...] = ()
     prefixes: PrefixStreams | None = None
+    answers: Answers | None = None
     source: str = ""
     notes: tuple[str, ...] = field(default=())
 
@@ -77,7 +82,10 @@ class Requests:
         return len(self.arrival_s)
 
     def first(self, n: int) -> Requests:
-        """The first ``n`` requests, which wait for none of the others."""
+        """The first ``n`` rows, or a few more where a request would be torn apart; they wait for
+        none of the others."""
+        if self.answers is not None:
+            n = self.answers.whole(n)
         if n >= len(self):
             return self
         prefixes = self.prefixes
@@ -89,7 +97,14 @@ class Requests:
             )  # fmt: skip
         columns = ("arrival_s", "input_tokens", "output_tokens", "class_id", "parent", "pool",
                    "session")  # fmt: skip
-        return replace(self, prefixes=prefixes, **{c: getattr(self, c)[:n] for c in columns})
+        answers = self.answers.first(n) if self.answers is not None else None
+        return replace(
+            self, prefixes=prefixes, answers=answers, **{c: getattr(self, c)[:n] for c in columns}
+        )
+
+    def rows_of(self, requests: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """All rows of the requests whose rows are flagged. Shape (n,)."""
+        return requests if self.answers is None else self.answers.of_requests(requests)
 
     @property
     def open_loop(self) -> bool:
@@ -115,6 +130,9 @@ class Requests:
         _require(bool((np.diff(roots) >= 0).all()), "arrivals of root requests do not ascend")
         if self.prefixes is not None:
             self._check_prefixes(self.prefixes)
+        if self.answers is not None:
+            _require(len(self.answers) == n, "answers do not match the requests")
+            self.answers.check_integrity(self.output_tokens)
 
     def _check_prefixes(self, prefixes: PrefixStreams) -> None:
         n, segments = len(self), len(prefixes.end)

@@ -12,6 +12,7 @@ from simulator.workload.lengths import draw_lengths
 from simulator.workload.prefixes import conversations
 from simulator.workload.randomness import Generators, spawn_generators
 from simulator.workload.requests import OPEN_LOOP, ROOT, Floats, Ints, Requests
+from simulator.workload.sampling import shaped
 from simulator.workload.synthetic import describe_arrivals, draw_groups, no_requests, pauses
 
 
@@ -44,12 +45,15 @@ def build_sessions(
     outputs = draw_lengths(
         workload.output_tokens, n, generators.output, where=f"{where}.output_tokens", notes=notes
     )
+    outputs, answers = shaped(workload, outputs, generators, where, notes)
+    # Thinking is left out of what later turns repeat.
+    said = outputs if answers is None else outputs - answers.thinking
     system = workload.system_prompt
     system_tokens = system.tokens if system is not None else 0
     group = None
     if system is not None:
         group = draw_groups(system, len(turns), generators.prefix)[session]
-    inputs = system_tokens + _said_so_far(user, outputs, first, session)
+    inputs = system_tokens + _said_so_far(user, said, first, session)
 
     pause_s = pauses(workload.think_time_s, workload.think_distribution, n, generators.pause)
     index = np.arange(n, dtype=np.int64)
@@ -61,7 +65,10 @@ def build_sessions(
         parent=np.where(is_root, ROOT, index - 1),
         pool=np.full(n, OPEN_LOOP, dtype=np.int64),
         session=session,
-        prefixes=conversations(session, inputs, group, system_tokens),
+        prefixes=conversations(
+            session, inputs, group, system_tokens, continues=workload.reasoning is None
+        ),
+        answers=answers,
         source=f"sessions: {n:,} turns of {len(turns):,} sessions, "
         f"{describe_arrivals(workload.arrivals)}",
         notes=tuple(notes),

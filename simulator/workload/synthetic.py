@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from simulator.errors import ScenarioError
+from simulator.scenario.lengths import IndependentLengths, Lengths
 from simulator.scenario.workload import (
     Arrivals,
     ClosedLoopArrivals,
-    IndependentLengths,
-    Lengths,
     SharedPrefix,
     SyntheticWorkload,
 )
@@ -20,6 +19,7 @@ from simulator.workload.lengths import draw_lengths
 from simulator.workload.prefixes import shared_prefix
 from simulator.workload.randomness import Generators, spawn_generators
 from simulator.workload.requests import OPEN_LOOP, ROOT, Floats, Ints, PrefixStreams, Requests
+from simulator.workload.sampling import computed_samples, shaped, spread
 
 
 def build_synthetic(
@@ -57,7 +57,9 @@ def build_synthetic(
     prefixes = None
     if workload.shared_prefix is not None:
         prefixes = _shared(workload.shared_prefix, inputs, generators.prefix, where)
-    return Requests(
+    natural = _of_samples(workload, outputs, generators, where, notes)
+    shaped_tokens, answers = shaped(workload, natural, generators, where, notes)
+    requests = Requests(
         arrival_s=arrival_s,
         input_tokens=inputs,
         output_tokens=outputs,
@@ -70,6 +72,22 @@ def build_synthetic(
         source=f"synthetic: {n:,} request{'s' if n != 1 else ''}, {describe_arrivals(arrivals)}",
         notes=tuple(notes),
     )
+    return spread(requests, workload.samples, shaped_tokens, answers, where)
+
+
+def _of_samples(
+    workload: SyntheticWorkload, outputs: Ints, generators: Generators, where: str, notes: list[str]
+) -> Ints:
+    """Lengths of all answers to each prompt, prompt by prompt: the first as drawn, others from the
+    same distribution; those of a trace's row are all of its length. Shape (n · samples,)."""
+    each, lengths = computed_samples(workload), workload.lengths
+    if each == 1 or not isinstance(lengths, IndependentLengths):
+        return np.repeat(outputs, each)
+    more = draw_lengths(
+        lengths.output, len(outputs) * (each - 1), generators.samples,
+        where=f"{where}.lengths.output", notes=notes,
+    )  # fmt: skip
+    return np.column_stack([outputs, more.reshape(len(outputs), each - 1)]).ravel()
 
 
 def draw_pairs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -22,8 +22,10 @@ from simulator.workload.formats import (
 )
 from simulator.workload.lines import LineBlock, read_blocks
 from simulator.workload.prefixes import hashed_blocks
+from simulator.workload.randomness import spawn_generators
 from simulator.workload.requests import OPEN_LOOP, ROOT, Floats, Ints, PrefixStreams, Requests
 from simulator.workload.rows import Fields, RowCollector
+from simulator.workload.sampling import computed_samples, shaped, spread
 from simulator.workload.shipped import find_trace
 
 _WHOLE = TraceSlice()
@@ -175,7 +177,12 @@ def _trace(rows: RowCollector, layout: Layout, name: str) -> Trace:
     )
 
 
-def build_trace(workload: TraceWorkload, base: Path | None = None) -> Requests:
+def build_trace(
+    workload: TraceWorkload,
+    rng: np.random.Generator,
+    base: Path | None = None,
+    where: str = "workload",
+) -> Requests:
     """Requests as recorded: row at time t is sent at (t - slice.start_s) / rate_scale.
 
     A session column tells routers and reports which requests belong together; the recorded times
@@ -201,7 +208,7 @@ def build_trace(workload: TraceWorkload, base: Path | None = None) -> Requests:
         )
     count = f"{n:,} request{'s' if n != 1 else ''}"
     scaled = f", sent {workload.rate_scale:g}x as fast" if workload.rate_scale != 1 else ""
-    return Requests(
+    requests = Requests(
         arrival_s=arrival_s,
         input_tokens=trace.input_tokens,
         output_tokens=trace.output_tokens,
@@ -214,6 +221,11 @@ def build_trace(workload: TraceWorkload, base: Path | None = None) -> Requests:
         source=f"trace {workload.file}{_cut(workload.slice)}: {count}{scaled}",
         notes=trace.notes,
     )
+    notes: list[str] = []
+    natural = np.repeat(trace.output_tokens, computed_samples(workload))
+    outputs, answers = shaped(workload, natural, spawn_generators(rng), where, notes)
+    requests = replace(requests, notes=(*trace.notes, *notes))
+    return spread(requests, workload.samples, outputs, answers, where)
 
 
 def _cut(part: TraceSlice) -> str:
