@@ -65,6 +65,8 @@ class Limits:
     async_scheduling: bool
     speculation: Speculation | None = None
     queue: Queue = FCFS
+    kv_reserve: str = ""
+    """What a sequence reserves as one contiguous run; empty: KV memory is paged."""
 
     @property
     def decode_tokens(self) -> int:

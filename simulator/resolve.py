@@ -26,6 +26,7 @@ from simulator.models import load_model
 from simulator.models.layout import Layout
 from simulator.models.spec import ModelSpec
 from simulator.models.splits import check_split
+from simulator.resolve_kv import reserve_of, with_kv_settings
 from simulator.scenario.hardware import Hardware
 from simulator.scenario.policies import DynamicPolicy, StaticPolicy
 from simulator.scenario.scenario import Scenario
@@ -99,6 +100,8 @@ def resolve(
     deployment = ResolvedDeployment(
         scenario, spec, hardware, engine, precision, limits, layout, memory, usd, note
     )
+    devices = deployment.devices_per_replica
+    pages = with_kv_settings(pages, scenario.engine, limits, memory, hardware, devices)
     front_end = _front_end(engine, random_prompts=scenario.engine.random_prompts)
     return Resolved(deployment, cost, pages, front_end)
 
@@ -223,6 +226,7 @@ def _limits(
             where="engine.max_num_batched_tokens",
             hint="leave it out; policy.batch_size limits a batch",
         )
+    reserve = reserve_of(asked, policy)
     # Blocks can only be shared where they are handed out one by one, for all of the context.
     shareable = not whole_batches and spec.grows and not spec.recurrent
     if asked.prefix_caching and not shareable:
@@ -237,16 +241,18 @@ def _limits(
             where="engine.prefix_caching",
             hint="leave it out",
         )
+    shareable = shareable and not reserve
     return Limits(
         policy=policy,
         max_num_seqs=_or(asked.max_num_seqs, engine.max_num_seqs),
         max_num_batched_tokens=_or(asked.max_num_batched_tokens, engine.max_num_batched_tokens),
         max_model_len=longest,
-        block_size=_or(asked.block_size, engine.block_size),
+        block_size=1 if reserve else _or(asked.block_size, engine.block_size),
         prefix_caching=_or(asked.prefix_caching, engine.prefix_caching) and shareable,
         cuda_graphs=_or(asked.cuda_graphs, engine.cuda_graphs.enabled and apart),
         async_scheduling=_or(asked.async_scheduling, engine.async_scheduling and apart),
         queue=asked.queue,
+        kv_reserve=reserve,
     )
 
 

@@ -52,6 +52,7 @@ def run_fast(case: Case) -> RunRecord:
         case.limits,
         case.kv_blocks,
         case.cost,
+        layout=case.layout,
         replicas=case.replicas,
         terms=case.terms,
         timeout_s=case.timeout_s,
@@ -188,5 +189,9 @@ def assert_agree(case: Case) -> tuple[RunRecord, OracleRun]:
     slow = case.oracle()
     fast = run_fast(case)
     found = differences(case, fast, slow)
+    if sorted(fast.steps.stall_s[fast.steps.stall_s > 0]) != sorted(
+        step.stall_s for step in slow.steps if step.stall_s
+    ):
+        found.append("steps wait for other lengths of time")
     assert not found, "\n".join(["fast path and oracle disagree", *found, repr(case)])
     return fast, slow

@@ -16,8 +16,10 @@ from simulator.cluster import FrontEndTimes
 from simulator.costs.protocol import StepCost
 from simulator.deployment import Limits
 from simulator.results.record import COMPLETED, TIMED_OUT, UNFINISHED
+from simulator.serving.below import Below
 from simulator.terms import ClassTerms, Terms
 from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
+from tests.oracle_below import make_below
 from tests.oracle_queue import NaiveOrder
 from tests.oracle_replica import NaiveReplica
 from tests.oracle_speculative import SpeculativeReplica
@@ -73,6 +75,8 @@ def run_oracle(
     timeout_s: float | None = None,
     network_s: float = 0.0,
     front_end: FrontEndTimes = FrontEndTimes(),  # noqa: B008 - a tuple
+    watermark: int = 0,
+    below: Below | None = None,
 ) -> OracleRun:
     """Simulate every step. Requests go to the replicas in turn, in the order in which they reach
     a server; those that reach it at the same instant, in the order of their numbers.
@@ -99,10 +103,14 @@ def run_oracle(
     clients = Clients(requests, run, network_s)
     terms = terms or (ClassTerms(),) * len(requests.classes)
     make = NaiveReplica if limits.speculation is None else SpeculativeReplica
+    nodes: dict[int, dict[str, float]] = {}
     fleet = []
     for r in range(replicas):
         order = NaiveOrder(limits, cost, run, requests, terms, front_end.response_s + network_s)
-        fleet.append(make(r, limits, kv_blocks, cost, run, requests, order))
+        fleet.append(
+            make_below(nodes, make, below, r, limits, kv_blocks, cost, run, requests, order,
+                       watermark)
+        )  # fmt: skip
     routed = 0
     free_s = [0.0] * replicas
     in_front: list[tuple[float, int, int]] = []

@@ -25,10 +25,12 @@ class NaiveReplica:
         run: OracleRun,
         requests: Requests,
         order: NaiveOrder,
+        watermark: int = 0,
     ) -> None:
         self.order = order
         self.tickets = 0
         self.number = number
+        self.watermark = watermark
         self.limits = limits
         self.cost = cost
         self.run = run
@@ -95,6 +97,26 @@ class NaiveReplica:
                 self.pool.name(seq.blocks[block], ("own", seq.index, block))
             elif key is not None and block >= seq.named_blocks:
                 self.pool.name(seq.blocks[block], key)
+
+    def free_in(self, hits: list[int]) -> int:
+        """Free blocks that sharing these would take."""
+        return sum(self.pool.references[block] == 0 for block in hits)
+
+    def claim(self, hits: list[int]) -> list[int]:
+        """Shares blocks that were found; returns them."""
+        for block in hits:
+            self.pool.share(block)
+        return hits
+
+    def spare(self, one_each: bool = False) -> int:
+        """Blocks that an admission leaves free."""
+        if not self.running:
+            return 0
+        return self.watermark + (len(self.running) if one_each else 0)
+
+    def stall(self, duration: float, now: float) -> float:
+        """Seconds by which a step that starts now lasts longer because of blocks that move."""
+        return 0.0
 
     def cached_blocks(self, seq: Sequence) -> list[int]:
         """Blocks that hold the beginning of the sequence; one token at least is left to compute."""
@@ -166,10 +188,11 @@ class NaiveReplica:
             if policy.chunked_prefill:
                 new = min(new, budget)
             need = self.blocks_for(seq.final_tokens) - len(hits)
-            need += sum(self.pool.references[block] == 0 for block in hits)
+            need += self.free_in(hits) + self.spare()
             if seats == 0 or new == 0 or new > budget or need > free:
                 break
-            seats, free, budget, tokens = seats - 1, free - need, budget - new, tokens + new
+            free -= need - self.spare()
+            seats, budget, tokens = seats - 1, budget - new, tokens + new
             if tokens >= policy.wait_fill * self.limits.max_num_batched_tokens:
                 return False
         if tokens == decoding:
@@ -256,17 +279,13 @@ class NaiveReplica:
                 break
             tokens = seq.final_tokens if policy.kind == "full_reservation" else hit + new
             need = self.blocks_for(tokens) - len(hits)
-            unreferenced = sum(self.pool.references[block] == 0 for block in hits)
-            spare = len(self.running) if spare_one_each else 0
-            if need + unreferenced > self.pool.free - spare:
+            if need + self.free_in(hits) > self.pool.free - self.spare(spare_one_each):
                 break
             self.waiting.popleft()
             self.order.admitted(seq)
             self.arrange()
             self.running.append(seq)
-            for block in hits:
-                self.pool.share(block)
-            seq.blocks = hits + [self.pool.take() for _ in range(need)]
+            seq.blocks = self.claim(hits) + [self.pool.take() for _ in range(need)]
             seq.computed = hit
             seq.decoding = False
             if not seq.started:
@@ -385,6 +404,8 @@ class NaiveReplica:
             duration, _, _ = self.cost.decode(
                 plan.decode, plan.context, plan.local_context, plan.local_growth
             )
+        stall = self.stall(duration, now)
+        duration += stall
         self.step_end = now + duration
         for seq in self.running:
             if not seq.started:
@@ -404,6 +425,7 @@ class NaiveReplica:
             self.pool.total - self.pool.free,
             sum(seq.computed for seq in self.running) + sum(new for _, new in plan.work),
             self.preempted,
+            stall,
         )
         self.run.steps.append(self.last_step)
 

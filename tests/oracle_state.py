@@ -34,6 +34,8 @@ class Sequence:
     """Ascending in order of arrival at the queue."""
     welcomed: bool = False
     """Whether a plan has seen it."""
+    away: tuple[int, bool] | None = None
+    """Swapped out: blocks in host memory, and whether it goes on decoding."""
 
     @property
     def remaining(self) -> int:
@@ -67,6 +69,8 @@ class Step:
     """Tokens that they have in KV when the step ends (of a static batch: 0)."""
     preempted: int
     """Sequences preempted by the schedule() before the step."""
+    stall_s: float = 0.0
+    """Part of the duration in which it waits for blocks that move."""
     waiting: int = 0
     """Sequences queued when the step has ended, those that arrive at that instant included."""
 
@@ -135,6 +139,8 @@ class BlockPool:
         self.references = [0] * blocks
         self.key_of: dict[int, Key] = {}
         self.block_with: dict[Key, int] = {}
+        self.forgotten: list[Key] = []
+        """Keys of blocks taken for something else, until somebody empties the list."""
 
     @property
     def free(self) -> int:
@@ -144,7 +150,9 @@ class BlockPool:
         """A block for new content."""
         block, _ = self.queue.popitem(last=False)
         if block in self.key_of:
-            del self.block_with[self.key_of.pop(block)]
+            key = self.key_of.pop(block)
+            del self.block_with[key]
+            self.forgotten.append(key)
         assert self.references[block] == 0
         self.references[block] = 1
         return block

@@ -20,6 +20,8 @@ from simulator.scenario.policies import (
     PrefillFirstPolicy,
     StaticPolicy,
 )
+from simulator.serving.below import Below, TierSpec
+from simulator.serving.kv_cache import KvLayout
 from simulator.terms import ClassTerms, Terms
 from simulator.workload.requests import OPEN_LOOP, ROOT, PrefixStreams, Requests
 from tests.dyadic import TICK_S, BucketCost, DyadicCost, KneeCost, StairCost
@@ -73,6 +75,14 @@ class Case:
     delays: Delays = field(default_factory=Delays)
     timeout_s: float | None = None
     terms: Terms = (ClassTerms(),)
+    watermark: int = 0
+    below: Below | None = None
+
+    @property
+    def layout(self) -> KvLayout:
+        return KvLayout(
+            self.kv_blocks, self.limits.block_size, watermark=self.watermark, below=self.below
+        )
 
     @property
     def requests(self) -> Requests:
@@ -87,6 +97,8 @@ class Case:
             replicas=self.replicas,
             terms=self.terms,
             timeout_s=self.timeout_s,
+            watermark=self.watermark,
+            below=self.below,
             **self.delays,
         )
 
@@ -333,6 +345,41 @@ def on_boundaries(draw: st.DrawFn, case: Case) -> Case:
         reqs += [replace(req, at=max(req.at, at)) for req in case.reqs[moved + 1 :]]
         case = replace(case, reqs=tuple(reqs))
     return case
+
+
+@st.composite
+def cellars(draw: st.DrawFn) -> Below:
+    """Tiers of a few blocks behind slow and fast paths; a block takes a whole number of ticks."""
+    ticks = st.sampled_from([0.25, 1, 8, 40, 300])
+    devices = draw(st.sampled_from([1, 2]))
+    host = TierSpec("host", draw(st.sampled_from([1, 2, 5, 12, 40, 1000])))
+    drive = TierSpec(
+        "ssd",
+        draw(st.sampled_from([1, 3, 9, 30, 1000])),
+        devices / (draw(ticks) * TICK_S),
+        devices / (draw(ticks) * TICK_S),
+    )
+    return Below(
+        block_bytes=1.0,
+        devices=devices,
+        host_bytes_per_s=1 / (draw(ticks) * TICK_S),
+        tiers=draw(st.sampled_from([(host,), (drive,), (host, drive)])),
+        min_blocks=draw(st.sampled_from([1, 1, 2, 4])),
+        overlap=draw(st.booleans()),
+        replicas_per_node=draw(st.sampled_from([1, 2])),
+    )
+
+
+@st.composite
+def swap_spaces(draw: st.DrawFn) -> Below:
+    """Host memory for preempted sequences, from room for a block to plenty."""
+    ticks = draw(st.sampled_from([0.25, 1, 8, 40, 300]))
+    return Below(
+        block_bytes=1.0,
+        devices=draw(st.sampled_from([1, 2])),
+        host_bytes_per_s=1 / (ticks * TICK_S),
+        swap_blocks=draw(st.sampled_from([1, 4, 10, 30, 1000, 1000])),
+    )
 
 
 @st.composite

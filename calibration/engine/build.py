@@ -247,6 +247,17 @@ def build_engine(
         if wrong:
             raise UserError("the micro-engine runs one replica on one device, with clients that "
                             "wait, and no network", where=where, hint="leave it out")  # fmt: skip
+    asked = scenario.engine
+    for where, wrong in {
+        "engine.kv_offload": bool(asked.kv_offload),
+        "engine.preemption": asked.preemption.kind != "recompute",
+        "engine.kv_allocation": asked.kv_allocation.kind != "paged",
+    }.items():
+        if wrong:
+            raise UserError(
+                "the micro-engine keeps KV blocks in device memory alone and computes what it "
+                "forgets anew", where=where, hint="leave it out",
+            )  # fmt: skip
     graphs = deployment.limits.cuda_graphs
     if graphs == "piecewise":
         raise UserError(

@@ -135,6 +135,9 @@ class AnswerClock:
 
     def note(self, plan: Plan, steps: int, at: float) -> None:
         """Steps have been booked whose last tokens reach their clients at ``at``."""
+        for sequence in plan.returned:
+            if sequence.answer_at:
+                self._watch(sequence)
         if plan.decode:
             self._decoded += steps
         self._look(at)

@@ -11,6 +11,7 @@ from simulator.cluster.groups import ReplicaGroup
 from simulator.deployment import Limits
 from simulator.errors import DoesNotFitError
 from simulator.scenario.policies import FullReservationPolicy
+from simulator.serving.contiguous import run_tokens
 from simulator.serving.kv_cache import KvLayout
 from simulator.workload.requests import Requests
 
@@ -73,8 +74,12 @@ def check_requests(
     # Blocks grow with length, so the largest request that fits decides for all.
     most_tokens = _largest_that_fits(layout, int(total.max(initial=2)))
     too_big = total - 1 > most_tokens
+    if layout.reserve:
+        runs = run_tokens(layout.reserve, prompt, output, limits.max_model_len)
+        too_big = runs > layout.blocks
     # A preempted request computes its prompt and its output so far in one step.
-    at_once = prompt if isinstance(limits.policy, FullReservationPolicy) else total - 1
+    preempts = not (layout.reserve or isinstance(limits.policy, FullReservationPolicy))
+    at_once = total - 1 if preempts else prompt
     chunked = getattr(limits.policy, "chunked_prefill", True)
     too_wide = np.zeros_like(too_long) if chunked else at_once > limits.max_num_batched_tokens
     bad: npt.NDArray[np.bool_] = too_long | too_big | too_wide
@@ -116,6 +121,11 @@ def _why(
     request = f"request {index} has {prompt} prompt + {output} output = {prompt + output} tokens"
     if too_long:
         return f"{request}, more than max_model_len ({limits.max_model_len})"
+    if too_big and layout.reserve:
+        return (
+            f"{request} and reserves more slots by {layout.reserve} than a replica has "
+            f"({layout.blocks})"
+        )
     if too_big:
         return (
             f"{request} and needs {layout.blocks_for(prompt + output - 1)} KV blocks of "

@@ -64,4 +64,4 @@ def lanes_of(cost: StepCost) -> int:
 
 def share_of_lane(layout: KvLayout, lanes: int) -> KvLayout:
     """KV blocks of one of ``lanes`` equal shares of a replica's; what is left over lies idle."""
-    return replace(layout, blocks=layout.blocks // lanes)
+    return replace(layout, blocks=layout.blocks // lanes, watermark=layout.watermark // lanes)

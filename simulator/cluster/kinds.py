@@ -16,12 +16,14 @@ from simulator.cluster.recorder import Recorder
 from simulator.cluster.replica import Replica
 from simulator.costs.protocol import LockstepCost, PipelineCost, StepCost
 from simulator.deployment import FrontEndTimes, Limits
+from simulator.errors import ScenarioError
 from simulator.serving.kv_cache import KvLayout
 from simulator.serving.policies import make_scheduler
 from simulator.serving.sequence import Sequence
 
 
 def make_replica(
+    make: Callable[..., Replica],
     number: int,
     env: Environment,
     limits: Limits,
@@ -40,14 +42,25 @@ def make_replica(
     """A replica with empty queues; see ``Replica``.
 
     Args:
+        make: makes it where it is neither a pipeline nor ranks in lockstep.
         number: its number.
         limits: of the whole replica. Of a pipeline, each lane runs its share of the sequences;
             attention ranks have the limits of an engine each, as they have one.
         layout: KV blocks of the whole replica.
         rank: see ``Replica``.
         weights: see ``make_scheduler``.
+
+    Raises:
+        ScenarioError: KV memory of several lanes would have to leave the devices, or be contiguous.
     """
     lanes = lanes_of(cost)
+    if isinstance(cost, PipelineCost | LockstepCost) and (layout.below or layout.reserve):
+        raise ScenarioError(
+            "tiers, swapping and contiguous runs are simulated for replicas with one scheduler, "
+            "and this one has several: of a pipeline, or of attention ranks",
+            where="engine",
+            hint="leave kv_offload, preemption and kv_allocation out, or use parallelism.tp alone",
+        )
     share = share_of_lane(layout, lanes) if lanes > 1 else layout
     if isinstance(cost, PipelineCost):
         limits = replace(limits, max_num_seqs=max(1, limits.max_num_seqs // lanes))
@@ -68,7 +81,7 @@ def make_replica(
             plans_ahead=limits.async_scheduling, ended=ended, rank=rank,
         )  # fmt: skip
         return cast("Replica", lockstep)
-    return Replica(
+    return make(
         number, env, schedulers[0], cost, recorder, loads,
         front_end=front_end, response_s=response_s, window_s=window_s,
         plans_ahead=limits.async_scheduling, ended=ended, rank=rank,

@@ -13,6 +13,7 @@ class Link:
     Attributes:
         busy_s: how long it has carried bytes.
         sent_bytes: how many.
+        free_s: when it will have carried all that it was given.
     """
 
     def __init__(self, bytes_per_s: float, latency_s: float = 0.0) -> None:
@@ -20,14 +21,19 @@ class Link:
         self.latency_s = latency_s
         self.busy_s = 0.0
         self.sent_bytes = 0.0
-        self._free_s = 0.0
+        self.free_s = 0.0
 
     def send(self, size: float, now: float) -> float:
         """When ``size`` bytes that are ready to go now have arrived. Calls come in the order of
         ``now``."""
-        start = self._free_s if self._free_s > now else now
+        start = self.free_s if self.free_s > now else now
         took = size / self.bytes_per_s
-        self._free_s = start + took
+        self.free_s = start + took
         self.busy_s += took
         self.sent_bytes += size
-        return self._free_s + self.latency_s
+        return self.free_s + self.latency_s
+
+    def book(self, size: float) -> None:
+        """Counts bytes that went in the past without keeping anybody waiting."""
+        self.busy_s += size / self.bytes_per_s
+        self.sent_bytes += size

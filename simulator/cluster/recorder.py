@@ -8,6 +8,7 @@ from struct import Struct
 
 import numpy as np
 
+from simulator.results.moved import KvMoved
 from simulator.results.record import (
     COMPLETED,
     LANES_APART,
@@ -17,6 +18,7 @@ from simulator.results.record import (
     RunRecord,
     StepTable,
 )
+from simulator.results.waste import KvWaste
 from simulator.workload.requests import Requests
 
 _STEP_COLUMNS = tuple(field.name for field in fields(StepTable) if field.name != "lane")
@@ -53,6 +55,8 @@ class Recorder:
             the number of the lane in place of the replica's.
         replica: who serves a request; the number of the lane as well.
         answer_s: when answers begin at their clients; None if no request thinks before it answers.
+        moved: where replicas say which KV blocks they move; None if none does.
+        waste: where they say what their contiguous KV memory wastes; None if they have blocks.
     """
 
     def __init__(self, requests: Requests) -> None:
@@ -72,6 +76,8 @@ class Recorder:
         self.answer_s = array("d", [_NAN]) * n if thinks else None
         self.gaps = array("d")
         self.rows = bytearray()
+        self.moved: KvMoved | None = None
+        self.waste: KvWaste | None = None
         self._chunks: list[list[np.ndarray]] = []
 
     def gap(self, at_s: float, gap_s: float, count: int) -> None:
@@ -142,4 +148,6 @@ class Recorder:
             interrupted=interrupted,
             wall_s=wall_s,
             answer_s=answer_s,
+            moved=self.moved,
+            waste=self.waste,
         )

@@ -303,6 +303,10 @@ class Replica:
             if paused_before and not decode:
                 self._pause(plan, paused_before, now)
         gap_tokens = plan.emitting
+        if plan.returned:
+            gap_tokens -= len(plan.returned)
+            for sequence in plan.returned:
+                recorder.gap(now, now - sequence.last_token_s, 1)
         if decode and self._paused:
             gap_tokens = 0
             for last, count in self._paused.items():

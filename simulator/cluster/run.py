@@ -18,6 +18,7 @@ from simulator.cluster.answers import dependents_of, kept_together, sequences_of
 from simulator.cluster.feasible import check_groups
 from simulator.cluster.groups import ReplicaGroup
 from simulator.cluster.kinds import make_replica
+from simulator.cluster.moving import replica_maker
 from simulator.cluster.ranks import Sent, make_rank
 from simulator.cluster.recorder import Recorder
 from simulator.cluster.replica import Replica
@@ -171,9 +172,10 @@ class _Cluster:
                 Alone(cost, limits), response_s,
             ),
         )  # fmt: skip
+        make = replica_maker(group.layout, first, group.replicas, self.recorder)
         made = [
             make_replica(
-                number, self.env, limits, group.layout, cost, self.recorder, loads,
+                make(number), number, self.env, limits, group.layout, cost, self.recorder, loads,
                 front_end=group.front_end,
                 response_s=response_s,
                 window_s=window_s,

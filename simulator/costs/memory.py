@@ -140,7 +140,7 @@ def _pages(
     size = limits.block_size
     if not kv.total:
         return state, KvLayout(1, size, False, state_blocks=1.0)
-    if not engine.hybrid_kv or not kv.local:
+    if not engine.hybrid_kv or not kv.local or limits.kv_reserve:
         block = size * kv.total
         return block, KvLayout(1, size, state_blocks=state / block)
     span = max(group.span.tokens for group in spec.groups)

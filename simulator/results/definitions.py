@@ -168,6 +168,41 @@ DEFINITIONS: tuple[Definition, ...] = (
         "requests that started.", "higher",
     ),
     Definition(
+        "kv_cache.prefix_hit_rate_by_tier", "Prefix hits by tier", "",
+        "The same by where they were found: in device memory, or in a tier below it from which "
+        "they were loaded. Empty without tiers.",
+    ),
+    Definition(
+        "kv_cache.moved", "KV blocks moved", "GB",
+        "For each tier, or for swapping: bytes of KV blocks moved from there to the devices "
+        "(`to_device_gb`), and written there from above (`from_device_gb`), in the whole run, "
+        "all replicas together. Empty where nothing can move.",
+    ),
+    Definition(
+        "kv_cache.link_busy_share", "KV links busy", "",
+        "Share of the whole run in which the link between a device and its host, or the drives of "
+        "a node, carried KV blocks in each direction; averaged over replicas or nodes.",
+    ),
+    Definition(
+        "kv_cache.stored_share", "KV slots with a token", "%",
+        "Token slots that hold a token / all slots of the KV memory, over time. This and the next "
+        "three where sequences have contiguous runs; the rest is free, with nobody waiting for it.",
+        "higher",
+    ),
+    Definition(
+        "kv_cache.reserved_share", "KV slots reserved", "%",
+        "Slots of runs that will hold a token later / all slots, over time.",
+    ),
+    Definition(
+        "kv_cache.internal_fragmentation", "Internal fragmentation", "%",
+        "Slots of runs that will never hold a token / all slots, over time.", "lower",
+    ),
+    Definition(
+        "kv_cache.external_fragmentation", "External fragmentation", "%",
+        "Free slots while a request waits for which no hole is large enough / all slots, over "
+        "time.", "lower",
+    ),
+    Definition(
         "scheduling.batch_size_mean", "Batch size", "",
         "Sequences that take part in a step (decoding or with prompt tokens), averaged over steps.",
     ),
@@ -191,7 +226,8 @@ DEFINITIONS: tuple[Definition, ...] = (
     ),
     Definition(
         "scheduling.preemptions", "Preemptions", "",
-        "How often counted requests lost their KV blocks and were computed again.", "lower",
+        "How often counted requests lost their KV blocks, to be computed again or, with swapping, "
+        "to come back.", "lower",
     ),
     Definition(
         "scheduling.wasted_prefill_share", "Recomputed or padding", "%",

@@ -67,7 +67,8 @@ def parts_of(members: Sequence[Member], record: RunRecord, window: Window) -> li
     parts = []
     for member, group in zip(members, record.groups, strict=True):
         own = record if len(record.groups) == 1 else _seen_by(record, group)
-        kv_grows = member.deployment.limits.policy.kind in _GROWING
+        limits = member.deployment.limits
+        kv_grows = limits.policy.kind in _GROWING and not limits.kv_reserve
         parts.append(
             Part(
                 name=group.name,

@@ -186,6 +186,8 @@ def _classes_section(record: RunRecord, window: Window, times: RequestTimes) -> 
         own = record.requests.class_id == i
         counted = window.counted & own
         finished = int(np.count_nonzero(window.holds(times.finish_s) & times.is_request & own))
+        started = record.requests.rows_of(counted) & np.isfinite(record.start_s)
+        prompt = int(record.requests.input_tokens[started].sum())
         sections[name] = {
             "counted": int(counted.sum()),
             "completed": int((counted & times.completed).sum()),
@@ -195,5 +197,8 @@ def _classes_section(record: RunRecord, window: Window, times: RequestTimes) -> 
             "ttfat_ms": statistics(times.ttfat_ms[counted]),
             "tpot_ms": statistics(times.tpot_ms[counted]),
             "e2e_ms": statistics(times.e2e_ms[counted]),
+            "prefix_hit_rate": int(record.cached_tokens[started].sum()) / prompt
+            if prompt
+            else None,
         }
     return sections

@@ -12,6 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from simulator.results.moved import KvMoved
+from simulator.results.waste import KvWaste
 from simulator.scenario.pools import Role
 from simulator.workload.requests import Floats, Ints, Requests
 
@@ -159,6 +161,8 @@ class RunRecord:
         wall_s: seconds of real time the clock ran.
         answer_s: first token at the client after the thinking (NaN: none, or there was no
             thinking); None if nobody thinks.
+        moved: KV blocks that went below device memory and came back; None where they cannot.
+        waste: of contiguous KV memory; None where it has blocks.
     """
 
     requests: Requests
@@ -184,6 +188,8 @@ class RunRecord:
     held: Floats | None = None
     lane: Ints | None = None
     answer_s: Floats | None = None
+    moved: KvMoved | None = None
+    waste: KvWaste | None = None
 
     def __post_init__(self) -> None:
         if not self.groups:

@@ -162,6 +162,9 @@ def _usage(summary: dict[str, Any]) -> list[tuple[str, str]]:
     )
     if kv["prefix_hit_rate"]:
         cache += f" · {percent(kv['prefix_hit_rate'])} prefix hits"
+        tiers = kv.get("prefix_hit_rate_by_tier", {})
+        if tiers:
+            cache += f" ({', '.join(f'{name} {percent(rate)}' for name, rate in tiers.items())})"
     if queue["wasted_prefill_share"]:
         cache += f" · {percent(queue['wasted_prefill_share'])} of prefill recomputed or padding"
     return [

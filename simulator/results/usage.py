@@ -9,8 +9,10 @@ import numpy as np
 
 from simulator.deployment import ResolvedDeployment
 from simulator.results.fleet import Part, added
+from simulator.results.moved import moved_section
 from simulator.results.record import LANES_APART, TIMED_OUT, RunRecord
 from simulator.results.totals import PhaseTotals, Totals
+from simulator.results.waste import waste_section
 from simulator.results.window import Window, end_of_run
 from simulator.workload.requests import Floats
 
@@ -94,10 +96,12 @@ def kv_section(parts: Sequence[Part]) -> dict[str, Any]:
     """KV blocks in use on a replica, what they hold, and what the prefix cache saved."""
     sums = added(parts)
     prompt = cached = 0
+    started = np.zeros(len(parts[0].record.start_s), dtype=np.bool_)
     for part in parts:
-        started = part.counted_rows & np.isfinite(part.record.start_s)
-        prompt += int(part.record.requests.input_tokens[started].sum())
-        cached += int(part.record.cached_tokens[started].sum())
+        own = part.counted_rows & np.isfinite(part.record.start_s)
+        prompt += int(part.record.requests.input_tokens[own].sum())
+        cached += int(part.record.cached_tokens[own].sum())
+        started |= own
     usable = sum(part.held_s * part.record.kv_blocks for part in parts)
     allocated = sum(part.sums.kv_blocks_s * part.record.block_size for part in parts)
     return {
@@ -108,7 +112,23 @@ def kv_section(parts: Sequence[Part]) -> dict[str, Any]:
         "stored_over_allocated_tokens": sums.kv_tokens_s / allocated if allocated else None,
         "fragmentation": _fragmentation(parts, sums, allocated),
         "prefix_hit_rate": cached / prompt if prompt else None,
+        **moved_section(
+            parts[0].record.moved, prompt, cached, started, end_of_run(parts[0].record)
+        ),
+        **_waste(parts),
     }
+
+
+def _waste(parts: Sequence[Part]) -> dict[str, Any]:
+    """Of the pools with contiguous runs."""
+    mine = [part for part in parts if part.deployment.limits.kv_reserve]
+    return waste_section(
+        parts[0].record.waste,
+        parts[0].window,
+        sum(part.held_s * part.record.kv_blocks for part in mine),
+        sum(part.sums.kv_blocks_s for part in mine),
+        sum(part.sums.kv_tokens_s for part in mine),
+    )
 
 
 def _only(values: list[int]) -> int | None:

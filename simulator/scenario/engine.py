@@ -7,6 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from simulator.scenario.base import Count, Model, PositiveFraction, Tokens, Unit
+from simulator.scenario.kv import (
+    KvAllocation,
+    KvLoading,
+    KvTier,
+    PagedAllocation,
+    Preemption,
+    RecomputePreemption,
+)
 from simulator.scenario.policies import Policy
 from simulator.scenario.queue import FCFS, Queue
 
@@ -51,4 +59,23 @@ class EngineChoice(Model):
     )
     kv_cache_tokens: Tokens | None = Field(
         None, description="KV capacity of a replica in tokens, instead of the memory model's result"
+    )
+    kv_watermark: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)] = Field(
+        0.0,
+        description="share of the KV blocks that an admission leaves free while others run",
+    )
+    kv_allocation: KvAllocation = Field(
+        PagedAllocation(), description="how sequences take KV memory: in blocks, or in one run"
+    )
+    preemption: Preemption = Field(
+        RecomputePreemption(), description="what becomes of the blocks of a preempted sequence"
+    )
+    kv_offload: tuple[KvTier, ...] = Field(
+        (),
+        max_length=2,
+        description="tiers below device memory, nearest first, that take KV blocks which prompts "
+        "could share and the device has no room to keep",
+    )
+    kv_loading: KvLoading | None = Field(
+        None, description="how blocks come back from kv_offload; default: as its fields say"
     )

@@ -125,6 +125,8 @@ def _default(name: str, field: FieldInfo) -> str:
         return f"{{kind: {tag_of(type(value))}}}" if tag_of(type(value)) else "{}"
     if value is None:
         return "null"
+    if value == ():
+        return "[]"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):

@@ -53,6 +53,7 @@ class InFlightScheduler:
         self.reserve = reserve
         self.prefill_first = prefill_first
         self.pauses_decoding = prefill_first
+        self.watermark = kv.layout.watermark
         self.wait_steps = wait_steps
         self.enough = wait_fill * max_num_batched_tokens
         self._waited = 0
@@ -156,7 +157,8 @@ class InFlightScheduler:
         for sequence in self.waiting:
             hits, new, _, blocks = self._asks(sequence, left)
             needed = blocks + self.kv.unreferenced(sequence, hits) if hits else blocks
-            if count >= self.max_num_seqs or not 0 < new <= left or needed > free:
+            spare = self._spare(count)
+            if count >= self.max_num_seqs or not 0 < new <= left or needed + spare > free:
                 break
             count, free, left, tokens = count + 1, free - needed, left - new, tokens + new
             if tokens >= self.enough:
@@ -226,8 +228,7 @@ class InFlightScheduler:
                 self.blocked = not plan.chunks
                 return
             needed = blocks + kv.unreferenced(sequence, hits) if hits else blocks
-            spare = count if self.prefill_first else 0
-            if needed + spare > kv.free:
+            if needed + self._spare(count) > kv.free:
                 self.blocked = True
                 self._hit_may_go = hits > 0 and sequence.target > left
                 return
@@ -245,6 +246,12 @@ class InFlightScheduler:
                 sequence.cached = past
             self._chunk(plan, sequence, new, blocks)
             left -= new
+
+    def _spare(self, running: int) -> int:
+        """Blocks that an admission beside ``running`` sequences leaves free."""
+        if not running:
+            return 0  # or a request that needs nearly all blocks would wait forever
+        return self.watermark + running if self.prefill_first else self.watermark
 
     def _chunk(self, plan: Plan, sequence: Sequence, new: int, blocks: int) -> None:
         """Puts ``new`` prompt tokens of an admitted sequence into the plan."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from simulator.serving.below import Below
 from simulator.serving.sequence import Sequence
 
 Key = tuple[int, int]
@@ -33,6 +34,10 @@ class KvLayout:
         local_ratio: bytes of the local layers' block over those of the block counted here.
         local_tokens: span of the local layers, tokens.
         state_blocks: bytes of a sequence's recurrent state over those of a block.
+        watermark: blocks that an admission leaves free while others run.
+        reserve: what a sequence takes as one contiguous run, see ``contiguous.run_tokens``; empty:
+            blocks anywhere.
+        below: memory below that of the devices, if it is used.
     """
 
     blocks: int
@@ -41,6 +46,9 @@ class KvLayout:
     local_ratio: float = 0.0
     local_tokens: int = 0
     state_blocks: float = 0.0
+    watermark: int = 0
+    reserve: str = ""
+    below: Below | None = None
 
     @property
     def fixed(self) -> bool:

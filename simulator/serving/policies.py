@@ -15,12 +15,20 @@ from simulator.scenario.policies import (
 )
 from simulator.scenario.queue import FairQueue, PriorityQueue
 from simulator.serving.batch import BatchScheduler
+from simulator.serving.contiguous import ContiguousKvCache, ContiguousScheduler
 from simulator.serving.inflight import InFlightScheduler
 from simulator.serving.kv_cache import KvCache, KvLayout
 from simulator.serving.ordered import FairScheduler, PriorityScheduler
 from simulator.serving.queues import make_queue
 from simulator.serving.scheduler import Scheduler
 from simulator.serving.speculative import SpeculativeScheduler
+from simulator.serving.swapping import SwapScheduler
+from simulator.serving.tiered import (
+    TieredPriorityScheduler,
+    TieredScheduler,
+    TieredSpeculativeScheduler,
+)
+from simulator.serving.tiers import TieredKvCache
 
 Weights = tuple[float, ...]
 """Of the traffic classes, for a fair queue."""
@@ -33,12 +41,7 @@ def _inflight(
 ) -> Scheduler:
     policy = limits.policy
     reserves = policy if isinstance(policy, FullReservationPolicy) else None
-    make: Callable[..., InFlightScheduler] = InFlightScheduler
-    if limits.speculation is not None:
-        make = partial(SpeculativeScheduler, speculation=limits.speculation)
-    elif isinstance(limits.queue, PriorityQueue):
-        make = PriorityScheduler
-    return make(
+    return _maker(kv, limits)(
         kv,
         max_num_seqs=limits.max_num_seqs,
         max_num_batched_tokens=limits.max_num_batched_tokens,
@@ -51,6 +54,21 @@ def _inflight(
         local_chunked=chunked,
         waiting=make_queue(limits.queue, weights),
     )
+
+
+def _maker(kv: KvCache, limits: Limits) -> Callable[..., InFlightScheduler]:
+    below = kv.layout.below
+    tiered = isinstance(kv, TieredKvCache)
+    if isinstance(kv, ContiguousKvCache):
+        return partial(ContiguousScheduler, max_model_len=limits.max_model_len)
+    if below is not None and below.swap_blocks:
+        return SwapScheduler
+    if limits.speculation is not None:
+        make = TieredSpeculativeScheduler if tiered else SpeculativeScheduler
+        return partial(make, speculation=limits.speculation)
+    if isinstance(limits.queue, PriorityQueue):
+        return TieredPriorityScheduler if tiered else PriorityScheduler
+    return TieredScheduler if tiered else InFlightScheduler
 
 
 def _batch(
@@ -95,8 +113,16 @@ def make_scheduler(
             where="engine.queue",
             hint="use fcfs, shortest_first or deadline with speculation",
         )
-    kv = KvCache(layout, prefix_caching=limits.prefix_caching)
+    kv = _cache(layout, prefix_caching=limits.prefix_caching)
     scheduler = POLICIES[limits.policy.kind](kv, limits, span, chunked, weights)
     if isinstance(limits.queue, FairQueue):
         return FairScheduler(scheduler, len(weights))
     return scheduler
+
+
+def _cache(layout: KvLayout, *, prefix_caching: bool) -> KvCache:
+    if layout.reserve:
+        return ContiguousKvCache(layout)
+    if layout.below is not None and layout.below.tiers:
+        return TieredKvCache(layout, prefix_caching=prefix_caching)
+    return KvCache(layout, prefix_caching=prefix_caching)

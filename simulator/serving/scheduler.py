@@ -12,6 +12,7 @@ from heapq import heappop, heappush
 from typing import Protocol
 
 from simulator.costs.protocol import Chunk
+from simulator.serving.below import Moves
 from simulator.serving.kv_cache import KvCache
 from simulator.serving.queues import Waiting
 from simulator.serving.sequence import NOT_DECODING, Sequence
@@ -33,6 +34,8 @@ class Plan:
         preempted: sequences that lost their blocks to make this plan possible.
         interrupted: those of them that were decoding.
         held: prompts that could be admitted wait for more to come.
+        returned: those of the decoding ones that were swapped out until now.
+        moves: KV blocks that move because of this step, None: none does. Then it is one step.
         running: sequences admitted.
         stored: tokens in the cache before the step, without those of ``prefill``.
         kv_used: KV blocks in use at the end of the last step, set by ``complete``.
@@ -52,8 +55,10 @@ class Plan:
         "kv_used",
         "local_context",
         "local_growth",
+        "moves",
         "preempted",
         "prefill",
+        "returned",
         "running",
         "steps",
         "stored",
@@ -69,6 +74,8 @@ class Plan:
         self.prefill: list[Sequence] = []
         self.preempted: tuple[Sequence, ...] = ()
         self.interrupted: tuple[Sequence, ...] = ()
+        self.returned: tuple[Sequence, ...] = ()
+        self.moves: Moves | None = None
         self.ending = self.decode = self.emitting = self.wasted = self.accepted = 0
         self.context = self.local_context = self.local_growth = 0
         self.steps = 1
