@@ -101,6 +101,7 @@ class MemoryBudget:
 
     ``block_bytes`` is what one KV block takes on one device, ``state_blocks`` how many blocks a
     sequence takes at once and for good, for its recurrent state.
+    ``beside_gib`` of the weights are not the model's own (a draft's).
     """
 
     device_gib: float
@@ -114,6 +115,7 @@ class MemoryBudget:
     kv_tokens: int
     rule: str
     state_blocks: int = 0
+    beside_gib: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

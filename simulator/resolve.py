@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from simulator.costs.lockstep import LockstepCostModel
-from simulator.costs.memory import memory_budget
+from simulator.costs.memory import NOTHING_BESIDE, memory_budget
 from simulator.costs.model import StepCostModel
+from simulator.costs.speculative import SpeculativeCost
 from simulator.deployment import (
     FrontEndTimes,
     Limits,
@@ -31,6 +32,7 @@ from simulator.scenario.hardware import Hardware
 from simulator.scenario.policies import DynamicPolicy, StaticPolicy
 from simulator.scenario.scenario import Scenario
 from simulator.serving.kv_cache import KvLayout
+from simulator.speculation import Target, speculate
 
 T = TypeVar("T")
 
@@ -48,7 +50,7 @@ class Resolved:
     """A deployment with what the clock needs: its cost model, KV layout and front end."""
 
     deployment: ResolvedDeployment
-    cost: StepCostModel
+    cost: StepCostModel | SpeculativeCost
     layout: KvLayout
     front_end: FrontEndTimes
 
@@ -86,8 +88,21 @@ def resolve(
     if own is not None and own.overheads is not None:
         engine = engine.model_copy(update={"overheads": (own.overheads,)})
     limits = _limits(scenario, spec, hardware, engine)
-    steps = LockstepCostModel if layout.dp > 1 else StepCostModel
-    cost = steps(spec, hardware, engine, precision, layout, limits)
+    beside = NOTHING_BESIDE
+    cost: StepCostModel | SpeculativeCost
+    if scenario.engine.speculative is None:
+        steps = LockstepCostModel if layout.dp > 1 else StepCostModel
+        cost = steps(spec, hardware, engine, precision, layout, limits)
+    else:
+        limits, cost, beside = speculate(
+            scenario.engine.speculative,
+            Target(spec, hardware, engine, precision, layout, limits),
+            lambda asked, model: _precision(
+                scenario.model_copy(update={"precision": asked}), model, hardware
+            ),
+            base,
+            scenario.measurement.seed,
+        )
     memory, pages = memory_budget(
         spec, engine, precision, limits, layout,
         device_gib=device_gib,
@@ -95,6 +110,7 @@ def resolve(
         kv_cache_tokens=scenario.engine.kv_cache_tokens,
         hardware_title=hardware.title,
         node_devices=hardware.node.devices,
+        beside=beside,
     )  # fmt: skip
     usd, note = _price(scenario, hardware)
     deployment = ResolvedDeployment(

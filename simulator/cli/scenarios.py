@@ -118,6 +118,8 @@ def _memory_rows(deployment: ResolvedDeployment) -> list[list[str]]:
         ("− left unused", memory.unused_gib),
         ("= KV cache", memory.kv_cache_gib),
     ]
+    if memory.beside_gib:
+        rows.insert(2, ("  (the draft's of them)", memory.beside_gib))
     return [[name, f"{gib:.2f}"] for name, gib in rows]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import floor
+from typing import NamedTuple
 
 from simulator.deployment import Limits, MemoryBudget, ResolvedPrecision
 from simulator.engines.profile import EngineProfile
@@ -19,6 +20,20 @@ from simulator.models.splits import tensor_parallel_sizes
 from simulator.serving.kv_cache import KvLayout
 
 GIB = float(1 << 30)
+
+
+class Beside(NamedTuple):
+    """What else lies on a device: weights, and the cache of every token (a draft's).
+
+    ``name``: in what is told where it does not fit.
+    """
+
+    name: str = ""
+    weights_gib: float = 0.0
+    kv_bytes_per_token: float = 0.0
+
+
+NOTHING_BESIDE = Beside()
 
 
 def activation_bytes(spec: ModelSpec, limits: Limits, layout: Layout) -> float:
@@ -49,7 +64,7 @@ def activation_bytes(spec: ModelSpec, limits: Limits, layout: Layout) -> float:
             width, results = mlp.intermediate, 0.0
         widest = max(widest, rows * width / layout.tp + results)
     layers = tokens * (3 * hidden + widest) * 2.0
-    logits = min(limits.max_num_seqs, tokens) * spec.vocab * 4.0 * 2.0
+    logits = min(limits.decode_tokens, tokens) * spec.vocab * 4.0 * 2.0
     return layers + logits
 
 
@@ -65,6 +80,7 @@ def memory_budget(
     kv_cache_tokens: int | None = None,
     hardware_title: str = "device",
     node_devices: int = 1,
+    beside: Beside = NOTHING_BESIDE,
 ) -> tuple[MemoryBudget, KvLayout]:
     """Weights, activations, reserve and KV cache of one device.
 
@@ -74,15 +90,16 @@ def memory_budget(
         fraction: the engine's memory fraction, with the meaning of its rule.
         kv_cache_tokens: capacity given by the user instead.
         hardware_title, node_devices: for the sentence that says what would fit.
+        beside: what else lies on a device.
 
     Raises:
         DoesNotFitError: no room for the weights, or for one KV block; with the arithmetic.
     """
     reserved = engine.memory.reserved_gib
     weights, activations, room, text = _room(
-        spec, engine, precision, limits, layout, device_gib, fraction
+        spec, engine, precision, limits, layout, device_gib, fraction, beside
     )
-    block_bytes, pages = _pages(spec, engine, precision, layout, limits)
+    block_bytes, pages = _pages(spec, engine, precision, layout, limits, beside)
     blocks = floor(room * GIB / block_bytes)
     if kv_cache_tokens is not None:
         if not pages.growing and not pages.local_ratio:
@@ -101,12 +118,19 @@ def memory_budget(
             )
         blocks = wanted
     if blocks < 1:
+        if beside.weights_gib and room + beside.weights_gib * fraction > 0.0:
+            raise DoesNotFitError(
+                f"{beside.name} of {beside.weights_gib:.1f} GiB does not fit beside {spec.name} on "
+                f"{layout.devices} × {hardware_title}: {text} = {room:.1f} GiB for the KV cache",
+                where="engine.speculative",
+                hint="take a smaller draft, narrower weights or more devices",
+            )
         raise DoesNotFitError(
             f"{spec.name} in {precision.weights} does not fit on {layout.devices} × "
             f"{hardware_title}: {text} = {room:.1f} GiB for the KV cache",
             where="hardware",
             hint=_what_would_fit(
-                spec, engine, precision, limits, layout, device_gib, fraction, node_devices
+                spec, engine, precision, limits, layout, device_gib, fraction, node_devices, beside
             ),
         )
     used = blocks * block_bytes / GIB
@@ -122,6 +146,7 @@ def memory_budget(
         kv_tokens=blocks * limits.block_size,
         rule=f"{engine.memory.rule}: {text}",
         state_blocks=-int(-pages.state_blocks // 1),
+        beside_gib=beside.weights_gib,
     )
     return budget, replace(pages, blocks=blocks)
 
@@ -132,10 +157,12 @@ def _pages(
     precision: ResolvedPrecision,
     layout: Layout,
     limits: Limits,
+    beside: Beside,
 ) -> tuple[float, KvLayout]:
     """Bytes of a block and how sequences take blocks (the number of blocks is not known yet). A
     model that keeps nothing for each token has blocks of one sequence's state."""
     kv = kv_bytes_per_rank(spec, precision.kv_cache, layout)
+    kv = kv._replace(full=kv.full + beside.kv_bytes_per_token)
     state = state_bytes_per_rank(spec, precision.recurrent_state, layout)
     size = limits.block_size
     if not kv.total:
@@ -159,9 +186,10 @@ def _room(
     layout: Layout,
     device_gib: float,
     fraction: float,
+    beside: Beside,
 ) -> tuple[float, float, float, str]:
     """GiB of weights, of activations, of what is left for the KV cache, and the arithmetic."""
-    weights = weight_bytes_per_rank(spec, precision.weights, layout) / GIB
+    weights = weight_bytes_per_rank(spec, precision.weights, layout) / GIB + beside.weights_gib
     activations = activation_bytes(spec, limits, layout) / GIB
     reserved = engine.memory.reserved_gib
     match engine.memory.rule:
@@ -190,13 +218,14 @@ def _what_would_fit(
     device_gib: float,
     fraction: float,
     node_devices: int,
+    beside: Beside,
 ) -> str:
     weights = weight_bytes_per_rank(spec, precision.weights, ALONE) / GIB
     whole = f"its weights take {weights:.0f} GiB in all"
     for devices in tensor_parallel_sizes(spec, layout):
         if layout.tp < devices <= node_devices:
             wider = replace(layout, tp=devices)
-            room = _room(spec, engine, precision, limits, wider, device_gib, fraction)[2]
-            if room * GIB >= _pages(spec, engine, precision, wider, limits)[0]:
+            room = _room(spec, engine, precision, limits, wider, device_gib, fraction, beside)[2]
+            if room * GIB >= _pages(spec, engine, precision, wider, limits, beside)[0]:
                 return f"{whole}: parallelism.tp: {devices} would fit"
     return f"{whole}: take a narrower precision.weights or a device with more memory"

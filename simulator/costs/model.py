@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -92,6 +93,9 @@ class StepCostModel:
         precision: number formats.
         layout: how the replica lies on devices.
         limits: the engine's limits; tables reach that far and grow on demand.
+        builder: makes its operators.
+        drafts: drafted tokens that every decoding sequence verifies in a step beside its last one.
+        gain: tokens that this gives a sequence on average.
 
     Raises:
         UserError: the device cannot run this (no units for a type, no link).
@@ -105,10 +109,18 @@ class StepCostModel:
         precision: ResolvedPrecision,
         layout: Layout,
         limits: Limits,
+        *,
+        builder: type[OperatorBuilder] = OperatorBuilder,
+        drafts: int = 0,
+        gain: float = 1.0,
     ) -> None:
-        builder = OperatorBuilder(spec, hardware, engine.name, precision, layout)
-        self.operators = builder.build()
-        self._efficiency = builder.efficiency
+        built = builder(spec, hardware, engine.name, precision, layout)
+        self.operators = built.build()
+        self._drafts = drafts
+        self._gain = gain
+        if drafts:
+            self.operators = [_verifying(op, 1 + drafts) for op in self.operators]
+        self._efficiency = built.efficiency
         self.devices = layout.devices
         self.peak_flops = self.devices * hardware.peak_flops_per_s(precision.activations)
         self.peak_bytes_per_s = self.devices * hardware.bandwidth_bytes_per_s
@@ -202,6 +214,11 @@ class StepCostModel:
             new = sum([chunk[0] for chunk in chunks])
             prompt = self._attend(chunks)
         total = sequences + new
+        emit = self._emit_s * sampled
+        if self._drafts:
+            total += self._drafts * sequences
+            sampled += self._drafts * sequences
+            emit += self._emit_s * (self._gain - 1.0) * sequences
         padded, floor = self._padding(total, mixed=True)
         if padded >= len(self._tokens_s):
             self._grow_tokens(2 * padded)
@@ -219,7 +236,6 @@ class StepCostModel:
         seqs = sequences + len(chunks)
         on_host = self._host_step + self._host_seq * seqs + self._host_token * total
         hidden = self._overlap * on_host
-        emit = self._emit_s * sampled
         floor = max(floor, hidden, emit)
         return (device if device > floor else floor) + on_host - hidden
 
@@ -265,22 +281,35 @@ class StepCostModel:
         return tokens, self._launch_s
 
     def _batch(self, sequences: int) -> _Batch:
-        padded, floor = self._padding(sequences, mixed=False)
+        tokens = sequences * (1 + self._drafts)
+        padded, floor = self._padding(tokens, mixed=False)
         if padded >= len(self._tokens_s):
             self._grow_tokens(2 * padded)
-        if sequences >= len(self._sampled_s):
-            self._grow_sampled(2 * sequences)
+        if tokens >= len(self._sampled_s):
+            self._grow_sampled(2 * tokens)
+        ahead = self._drafts * sequences
         on_host = self._host_step + (self._host_seq + self._host_token) * sequences
+        on_host += self._host_token * ahead
+        emit = self._emit_s * self._gain * sequences
         batch = self._batches[sequences] = _Batch(
-            fixed=self._tokens_s[padded] + self._sampled_s[sequences],
+            fixed=self._tokens_s[padded] + self._sampled_s[tokens],
             host=(1.0 - self._overlap) * on_host,
-            floor=max(floor, self._overlap * on_host, self._emit_s * sequences),
-            full=self._full.bends(sequences) if self._full else None,
-            local=self._local.bends(sequences) if self._local else None,
+            floor=max(floor, self._overlap * on_host, emit),
+            full=self._full.bends(sequences, ahead) if self._full else None,
+            local=self._local.bends(sequences, ahead) if self._local else None,
         )
         return batch
 
+    def launch_floor_s(self, tokens: Floats, mixed: np.ndarray) -> Floats:
+        """Least device seconds of steps with so many tokens, for launches. Shapes (steps,)."""
+        in_pieces = mixed | (not self._whole_graphs)
+        return np.where(self._in_graphs(tokens, mixed), in_pieces * self._piece_s, self._launch_s)
+
     # --- after the run ---------------------------------------------------------------------------
+
+    def device_s(self, steps: StepTable) -> Floats:
+        """Seconds that the operators of each row take. Shape (rows,)."""
+        return _total(self.operators, self._shape_of(steps), len(steps)) * steps.steps
 
     def account(self, steps: StepTable) -> StepWork:
         """Work behind each row; see ``StepWork``. Sums over operators equal the rows' durations."""
@@ -358,15 +387,17 @@ class StepCostModel:
     def _shape_of(self, steps: StepTable) -> Shape:
         """Sizes of each row's average step: times are straight lines, so the average tells all."""
         ahead = (steps.steps - 1) / 2
-        tokens = (steps.decode + steps.prefill_tokens).astype(np.float64)
+        width = 1 + self._drafts
+        further = steps.decode * self._drafts
+        tokens = (steps.decode * width + steps.prefill_tokens).astype(np.float64)
         read = steps.prefill_context
         new = steps.prefill_tokens.astype(np.float64)
         return Shape(
             tokens=self._pad(tokens, steps.prefill > 0),
-            sampled=steps.sampled.astype(np.float64),
+            sampled=(steps.sampled + further).astype(np.float64),
             decode=steps.decode.astype(np.float64),
-            context=steps.context + steps.decode * ahead,
-            local_context=steps.local_context + steps.local_growth * ahead,
+            context=steps.context + steps.decode * ahead + further,
+            local_context=steps.local_context + steps.local_growth * ahead + further,
             prefill=new,
             read=read,
             local_read=np.minimum(read, new + steps.prefill * self.local_span),
@@ -379,16 +410,21 @@ class StepCostModel:
         if not self._graph_sizes:
             return tokens
         sizes = np.asarray(self._graph_sizes, dtype=np.float64)
-        within = (tokens <= sizes[-1]) & (self._mixed_graphs | ~mixed)
         place = np.minimum(np.searchsorted(sizes, tokens), len(sizes) - 1)
-        return np.where(within, sizes[place], tokens)
+        return np.where(self._in_graphs(tokens, mixed), sizes[place], tokens)
+
+    def _in_graphs(self, tokens: Floats, mixed: np.ndarray) -> np.ndarray:
+        most = self._graph_sizes[-1] if self._graph_sizes else -1
+        within: np.ndarray = (tokens <= most) & (self._mixed_graphs | ~mixed)
+        return within
 
     def _useful_shares(self, steps: StepTable, shape: Shape) -> dict[type, Floats]:
         """Share of an operator's work that is neither padding nor recomputation, by its kind."""
         emitting = np.where(steps.gap_tokens > 0, steps.gap_tokens, steps.decode)
+        emitting = emitting + steps.accepted_tokens
         new = steps.prefill_tokens - steps.wasted_tokens
         tokens = (emitting + new) / np.maximum(shape.tokens, 1.0)
-        decoding = emitting / np.maximum(steps.decode, 1)
+        decoding = emitting / np.maximum(steps.decode * (1 + self._drafts), 1)
         prompts = new / np.maximum(steps.prefill_tokens, 1)
         return {
             Matmul: tokens,
@@ -399,6 +435,16 @@ class StepCostModel:
             PrefillAttention: prompts,
             RecurrentScan: prompts,
         }
+
+
+def _verifying(op: Operator, queries: int) -> Operator:
+    """The operator where a decoding sequence has so many tokens: attention reads its keys and
+    values once for all of them."""
+    if not isinstance(op, DecodeAttention):
+        return op
+    return replace(
+        op, query_bytes=queries * op.query_bytes, flops_per_token=queries * op.flops_per_token
+    )
 
 
 def _per_token(op: Operator) -> bool:

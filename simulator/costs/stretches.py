@@ -35,13 +35,14 @@ class DecodeTable:
         """None if there are no such layers."""
         return cls(operators) if operators else None
 
-    def bends(self, sequences: int) -> Bends:
-        """The stretches of the context for so many sequences."""
+    def bends(self, sequences: int, ahead: int = 0) -> Bends:
+        """The stretches of the context for so many sequences, which read ``ahead`` tokens more than
+        it says."""
         block, row = divmod(sequences, _AT_ONCE)
         if block not in self._rows:
             self._rows[block] = self._compute(block * _AT_ONCE)
         values, slopes = self._rows[block]
-        starts = [knot * sequences for knot in self.knots]
+        starts = [knot * sequences - ahead for knot in self.knots]
         return [*starts[1:], _ENDLESS], starts, values[row], slopes[row]
 
     def _compute(self, first: int) -> tuple[list[list[float]], list[list[float]]]:

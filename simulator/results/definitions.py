@@ -57,6 +57,13 @@ DEFINITIONS: tuple[Definition, ...] = (
         "lower", _SPREAD,
     ),
     Definition(
+        "latency.itl_per_step_ms", "ITL per step", "ms",
+        "The same without the gaps of zero between tokens that came out of one step (accepted "
+        "drafts): the time between two steps that bring a request tokens. Undefined without "
+        "speculative decoding, where it would be ITL.",
+        "lower", _SPREAD,
+    ),
+    Definition(
         "latency.e2e_ms", "E2E latency", "ms",
         "From sending to the last output token at the client.",
         "lower", _SPREAD,
@@ -264,6 +271,45 @@ DEFINITIONS: tuple[Definition, ...] = (
     ),
     Definition(
         "utilization.decode_only_steps", "Decode-only steps", "", "The same of all other steps."
+    ),
+    Definition(
+        "speculation.drafted_tokens", "Drafted tokens", "",
+        "Tokens drafted and verified in steps that ended within the window.",
+    ),
+    Definition(
+        "speculation.accepted_tokens", "Accepted tokens", "",
+        "Those of them that were accepted and delivered. What is accepted beyond the end of an "
+        "output does not count.",
+    ),
+    Definition(
+        "speculation.rejected_tokens", "Rejected tokens", "",
+        "The others, which were computed in vain.", "lower",
+    ),
+    Definition(
+        "speculation.acceptance_rate", "Acceptance rate", "%",
+        "Accepted / drafted tokens.", "higher",
+    ),
+    Definition(
+        "speculation.tokens_per_verification", "Tokens per verification", "tokens",
+        "Mean acceptance length: tokens that a sequence gets from a step that verifies drafts, the "
+        "accepted ones and one of the model's own.", "higher",
+    ),
+    Definition(
+        "speculation.verified_share", "Decodes with drafts", "%",
+        "Share of the sequences' decode steps that verified drafts; the others ran in steps with "
+        "more sequences than max_batch.",
+    ),
+    Definition(
+        "speculation.drafting_time_share", "Time drafting", "%",
+        "Share of the busy time in which drafts were made.", "lower",
+    ),
+    Definition(
+        "speculation.drafting_flops_share", "FLOPs of drafts", "%",
+        "FLOPs of drafting / (FLOPs of use + drafting + rejected tokens).", "lower",
+    ),
+    Definition(
+        "speculation.rejected_flops_share", "FLOPs of rejected tokens", "%",
+        "FLOPs that the model spent on rejected tokens / the same.", "lower",
     ),
     Definition(
         "energy.power_w_mean", "Power", "W",

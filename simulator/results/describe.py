@@ -59,6 +59,7 @@ def _machine(deployment: ResolvedDeployment) -> dict[str, Any]:
 
     model, hardware, engine = deployment.model, deployment.hardware, deployment.engine
     precision, limits = deployment.precision, deployment.limits
+    speculative = deployment.scenario.engine.speculative
     return {
         "model": {
             "name": model.name,
@@ -92,6 +93,7 @@ def _machine(deployment: ResolvedDeployment) -> dict[str, Any]:
             "block_tokens": limits.block_size,
             "prefix_caching": limits.prefix_caching,
             "cuda_graphs": limits.cuda_graphs,
+            "speculative": None if speculative is None else _plain(speculative),
         },
         "memory_per_device": memory_section(deployment.memory),
     }
@@ -102,6 +104,7 @@ def memory_section(memory: MemoryBudget) -> dict[str, Any]:
     return {
         "device_gib": memory.device_gib,
         "weights_gib": memory.weights_gib,
+        "beside_gib": memory.beside_gib,
         "activations_gib": memory.activations_gib,
         "reserved_gib": memory.reserved_gib,
         "kv_cache_gib": memory.kv_cache_gib,

@@ -30,6 +30,7 @@ from simulator.results.phrases import (
     model_line,
     pool_lines,
     slo_lines,
+    speculation_lines,
     traffic_line,
 )
 from simulator.results.window import end_of_run
@@ -72,6 +73,7 @@ def _body(result: Result, summary: Summary) -> str:
             _distributions(),
             _timeline(result),
             _where_time_goes(summary),
+            _speculation(summary),
             _memory(summary),
             _bill(summary),
             _definitions(),
@@ -236,6 +238,18 @@ def _where_time_goes(summary: Summary) -> str:
         f"<p>{escape(verdict)}.</p>",
         f'<div class="two">{"".join(columns)}</div>',
     )
+
+
+def _speculation(summary: Summary) -> str:
+    lines = speculation_lines(summary)
+    if not lines:
+        return ""
+    rows = [
+        (d.label, with_unit(_leaf(summary, d.key), d.unit))
+        for d in DEFINITIONS
+        if d.key.startswith("speculation.") and _leaf(summary, d.key) is not None
+    ]
+    return _section("Speculative decoding", parts.notes(lines, "slo"), parts.table(("", ""), rows))
 
 
 def _named(name: str, share: float) -> tuple[str, float, str]:

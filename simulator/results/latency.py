@@ -121,9 +121,9 @@ def statistics(values: Floats) -> Statistics:
     }
 
 
-def gap_statistics(gaps: GapDistribution) -> Statistics:
+def gap_statistics(gaps: GapDistribution | None) -> Statistics:
     """The same of inter-token gaps, in ms, over tokens."""
-    if not gaps.count:
+    if gaps is None or not gaps.count:
         return _empty()
     quantiles = gaps.quantiles([p / 100 for p in PERCENTILES])
     return {

@@ -21,6 +21,7 @@ from simulator.results.quantiles import GapDistribution
 from simulator.results.rates import Delivered, delivered, request_section, throughput_section
 from simulator.results.record import Gaps, RunRecord, StepTable
 from simulator.results.slo import slo_section
+from simulator.results.speculation import speculation_section
 from simulator.results.stretches import cut_at
 from simulator.results.usage import (
     kv_section,
@@ -66,7 +67,7 @@ def summarize(
         },
         "requests": request_section(times, window),
         "answers": answers_section(record, window, times),
-        "latency": _latency_section(window, times, gaps),
+        "latency": _latency_section(window, times, gaps, _between_steps(parts, record, window)),
         "throughput": throughput_section(devices, times, window, out),
         "slo": slo_section(deployment, times, window),
         "classes": _classes_section(record, window, times),
@@ -89,6 +90,7 @@ def _used(parts: Sequence[Part], window: Window, out: Delivered) -> dict[str, An
     return {
         "kv_cache": kv_section(parts),
         "scheduling": scheduling_section(parts, window),
+        "speculation": speculation_section(parts),
         "utilization": utilization_section(parts),
         "energy": energy_section(parts, window, out),
         "cost": cost_section(parts, window, out),
@@ -144,8 +146,12 @@ def counted_gaps(record: RunRecord, window: Window, *, per_step: bool = False) -
     return GapDistribution.of(
         [(steps, np.flatnonzero(started & (steps.gap_tokens > 0))), (torn, np.arange(len(torn)))],
         Gaps(gaps.at_s[late], gaps.gap_s[late], gaps.count[late]),
-        at_once=0 if per_step else int(steps.accepted_tokens[started].sum()),
+        at_once=0 if per_step else _at_once(steps, started) + int(torn.accepted_tokens.sum()),
     )
+
+
+def _at_once(steps: StepTable, rows: npt.NDArray[np.bool_]) -> int:
+    return int(steps.accepted_tokens[rows].sum())
 
 
 def _ends_after(steps: StepTable, window: Window) -> npt.NDArray[np.bool_]:
@@ -162,7 +168,21 @@ def _window_section(window: Window) -> dict[str, Any]:
     }
 
 
-def _latency_section(window: Window, times: RequestTimes, gaps: GapDistribution) -> dict[str, Any]:
+def _between_steps(
+    parts: Sequence[Part], record: RunRecord, window: Window
+) -> GapDistribution | None:
+    """Gaps per step where somebody speculates; for others they are those per token."""
+    if all(part.deployment.limits.speculation is None for part in parts):
+        return None
+    return counted_gaps(record, window, per_step=True)
+
+
+def _latency_section(
+    window: Window,
+    times: RequestTimes,
+    gaps: GapDistribution,
+    between_steps: GapDistribution | None,
+) -> dict[str, Any]:
     counted = window.counted
     return {
         "queueing_ms": statistics(times.queueing_ms[counted]),
@@ -170,6 +190,7 @@ def _latency_section(window: Window, times: RequestTimes, gaps: GapDistribution)
         "ttfat_ms": statistics(times.ttfat_ms[counted]),
         "tpot_ms": statistics(times.tpot_ms[counted]),
         "itl_ms": gap_statistics(gaps),
+        "itl_per_step_ms": gap_statistics(between_steps),
         "e2e_ms": statistics(times.e2e_ms[counted]),
         "normalized_ms_per_token": statistics(times.normalized_ms[counted]),
     }

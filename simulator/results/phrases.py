@@ -18,10 +18,18 @@ LATENCIES = (
 
 def latencies(summary: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Keys and titles of the latencies to show: time to the first token of the answer only where
-    there is thinking before it."""
-    if not summary.get("answers", {}).get("thinking_tokens"):
-        return LATENCIES
-    return (LATENCIES[0], ("ttfat_ms", "TTFAT"), *LATENCIES[1:])
+    there is thinking before it, gaps between steps only where a step may give several tokens."""
+    first, tpot, itl, *others = LATENCIES
+    thinking = summary.get("answers", {}).get("thinking_tokens")
+    speculates = summary["speculation"]["drafted_tokens"] is not None
+    return (
+        first,
+        *([("ttfat_ms", "TTFAT")] if thinking else []),
+        tpot,
+        itl,
+        *([("itl_per_step_ms", "ITL per step")] if speculates else []),
+        *others,
+    )
 
 
 def answers_line(summary: dict[str, Any]) -> str:
@@ -40,6 +48,27 @@ def answers_line(summary: dict[str, Any]) -> str:
     if answers.get("without_answer_share"):
         parts.append(f"{percent(answers['without_answer_share'])} nothing but thinking")
     return " · ".join(parts)
+
+
+def speculation_lines(summary: dict[str, Any]) -> list[str]:
+    """Who drafts, what is accepted, what it costs; nothing where nobody speculates."""
+    found = summary["speculation"]
+    if found["drafted_tokens"] is None:
+        return []
+    engines = [summary["simulated"]["engine"]]
+    engines += [pool["engine"] for pool in summary["simulated"]["pools"].values()]
+    who = next(e["speculative"] for e in engines if e["speculative"] is not None)
+    lines = [
+        f"{who['kind'].replace('_', ' ')}{' ' + who['model'] if 'model' in who else ''}, "
+        f"{number(who['tokens'])} tokens · {number(found['tokens_per_verification'])} tokens per "
+        f"verification · {percent(found['acceptance_rate'])} of drafts accepted",
+        f"drafting takes {percent(found['drafting_time_share'])} of the busy time · rejected "
+        f"tokens {percent(found['rejected_flops_share'])} of FLOPs, drafts "
+        f"{percent(found['drafting_flops_share'])}",
+    ]
+    if found["verified_share"] is not None and found["verified_share"] < 1.0:
+        lines[1] += f" · {percent(found['verified_share'])} of decodes with drafts"
+    return lines
 
 
 def interval_row(summary: dict[str, Any], key: str, names: Sequence[str]) -> list[str] | None:

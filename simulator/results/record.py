@@ -22,6 +22,9 @@ LANES_APART = 1 << 20
 """Where a replica and its lane are one number, it is the replica's plus so much for each lane
 before it: more than there are replicas."""
 
+DRAFT = "draft_"
+"""Before the names of operators that draft tokens for speculative decoding."""
+
 OUTCOMES = ("completed", "rejected", "timed_out", "unfinished")
 
 
@@ -217,6 +220,7 @@ class StepWork:
         operator_s: seconds by operator (``qkv_proj``, ``decode_attention``, ``host`` …).
         resource_s: seconds by binding resource: compute, memory, network, host, latency, stall.
         load: what power depends on, by coefficient of the power curve, each from 0 to 1.
+        lost_flops: FLOPs that bring no token, by cause: ``drafting`` and ``rejected``.
     """
 
     model_flops: Floats
@@ -226,6 +230,7 @@ class StepWork:
     operator_s: dict[str, Floats] = field(default_factory=dict)
     resource_s: dict[str, Floats] = field(default_factory=dict)
     load: dict[str, Floats] = field(default_factory=dict)
+    lost_flops: dict[str, Floats] = field(default_factory=dict)
 
 
 class Accountant(Protocol):

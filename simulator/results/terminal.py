@@ -25,6 +25,7 @@ from simulator.results.phrases import (
     model_line,
     pool_lines,
     slo_lines,
+    speculation_lines,
     traffic_line,
 )
 
@@ -167,11 +168,13 @@ def _usage(summary: dict[str, Any]) -> list[tuple[str, str]]:
             cache += f" ({', '.join(f'{name} {percent(rate)}' for name, rate in tiers.items())})"
     if queue["wasted_prefill_share"]:
         cache += f" · {percent(queue['wasted_prefill_share'])} of prefill recomputed or padding"
+    drafts = speculation_lines(summary)
     return [
         ("KV cache", cache),
         ("Queue", f"batch {number(queue['batch_size_mean'])} on average, "
          f"{number(queue['batch_size_max'])} at most · waiting {number(queue['waiting_mean'], 2)}, "
          f"{number(queue['waiting_max'])} at most"),
+        *(("Speculation" if i == 0 else "", line) for i, line in enumerate(drafts)),
         ("Utilization", f"busy {percent(use['busy_share'])} · MFU {percent(use['mfu'])} · "
          f"MBU {percent(use['mbu'])}"),
         ("", use["verdict"]),

@@ -39,6 +39,8 @@ class Totals:
         phases: time by kind of step.
         model_flops, hbm_bytes, link_bytes, step_energy_j: within the window. ``link_bytes`` are
             those of one device of each replica.
+        drafting_flops, rejected_flops: FLOPs of drafts, and those that the model spent on rejected
+            ones; within the window.
         output_tokens: tokens that came out within the window.
         prefill_tokens, wasted_tokens: prompt tokens computed, and those that were recomputation or
             padding.
@@ -57,6 +59,8 @@ class Totals:
     hbm_bytes: float = 0.0
     link_bytes: float = 0.0
     step_energy_j: float = 0.0
+    drafting_flops: float = 0.0
+    rejected_flops: float = 0.0
     output_tokens: int = 0
     prefill_tokens: int = 0
     wasted_tokens: int = 0
@@ -135,6 +139,9 @@ def _add(
     result.hbm_bytes += _dot(work.hbm_bytes, share)
     result.link_bytes += _dot(work.link_bytes, share)
     result.step_energy_j += _dot(work.energy_j, share)
+    if work.lost_flops:
+        result.drafting_flops += _dot(work.lost_flops["drafting"], share)
+        result.rejected_flops += _dot(work.lost_flops["rejected"], share)
     result.run_busy_s += float(duration.sum())
     result.run_energy_j += float(work.energy_j.sum())
     result.run_running_s += _dot(duration, steps.running)

@@ -17,6 +17,7 @@ from simulator.scenario.kv import (
 )
 from simulator.scenario.policies import Policy
 from simulator.scenario.queue import FCFS, Queue
+from simulator.scenario.speculative import Speculative
 
 
 class EngineChoice(Model):
@@ -53,6 +54,9 @@ class EngineChoice(Model):
         False,
         description="whether prompts are random tokens, as load generators send them, which take "
         "longer to tokenize than text",
+    )
+    speculative: Speculative | None = Field(
+        None, description="speculative decoding: who drafts tokens that a step then verifies"
     )
     memory_fraction: PositiveFraction | None = Field(
         None, description="share of device memory, with the meaning the engine gives it"
