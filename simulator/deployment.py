@@ -9,6 +9,7 @@ from simulator.engines.profile import EngineProfile
 from simulator.hardware.profile import HardwareProfile
 from simulator.models.layout import Layout
 from simulator.models.spec import ModelSpec
+from simulator.scenario.kernels import FITTED, Kernels
 from simulator.scenario.policies import Policy
 from simulator.scenario.precision import Dtype
 from simulator.scenario.queue import FCFS, Queue
@@ -67,6 +68,7 @@ class Limits:
     queue: Queue = FCFS
     kv_reserve: str = ""
     """What a sequence reserves as one contiguous run; empty: KV memory is paged."""
+    kernels: Kernels = FITTED
 
     @property
     def decode_tokens(self) -> int:

@@ -269,6 +269,7 @@ def _limits(
         async_scheduling=_or(asked.async_scheduling, engine.async_scheduling and apart),
         queue=asked.queue,
         kv_reserve=reserve,
+        kernels=asked.kernels,
     )
 
 

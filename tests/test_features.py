@@ -192,10 +192,6 @@ STILL_MISSING: set[tuple[str, str]] = {
     ("Model compression", r"structured|pruned|pruning"),
     ("Model compression", r"distill|student"),
     ("Model compression", r"LoRA"),
-    ("Attention and kernels", r"FlashAttention"),
-    ("Attention and kernels", r"FlashAttention.1|\b1, 2\b|1/2/3"),
-    ("Attention and kernels", r"unfused"),
-    ("Attention and kernels", r"fusion|fused operators"),
     ("Batching and scheduling", r"static"),
     ("Batching and scheduling", r"dynamic"),
     ("Batching and scheduling", r"continuous|in-flight"),
@@ -269,7 +265,6 @@ STILL_MISSING: set[tuple[str, str]] = {
     ("Deployment", r"recover"),
     ("Deployment", r"network delay"),
     ("Deployment", r"edge|on-device"),
-    ("Phases and limits", r"turns compute-bound"),
 }
 """Parts under way. A part that lands takes its words out."""
 

@@ -13,6 +13,7 @@ from simulator.cli.output import echo_json, echo_table
 from simulator.errors import UserError
 
 if TYPE_CHECKING:
+    from simulator.costs.protocol import StepCost
     from simulator.deployment import ResolvedDeployment
     from simulator.pools import ResolvedPool
     from simulator.scenario import Scenario
@@ -71,7 +72,8 @@ def check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     for pool in pools:
         if len(pools) > 1:
             click.echo(f"Pool {pool.name}, role {pool.role}:\n")
-        echo_table(["", ""], _deployment_rows(pool.deployment), header=False)
+        rows = [*_deployment_rows(pool.deployment), *_balance_rows(pool.resolved.cost, requests)]
+        echo_table(["", ""], rows, header=False)
         click.echo()
         echo_table(["memory of a device", "GiB"], _memory_rows(pool.deployment), numbers={"GiB"})
         click.echo("\n".join(_memory_lines(pool.deployment)) + "\n")
@@ -105,6 +107,40 @@ def _deployment_rows(deployment: ResolvedDeployment) -> list[list[str]]:
             if price
             else deployment.price_note,
         ],
+    ]
+
+
+def _turning_points(cost: StepCost, requests: Requests) -> dict[str, int | None] | None:
+    """Sequences at which decoding turns compute-bound; None where the cost model has no single
+    device's operators."""
+    from simulator.costs.balance import turning_batch
+    from simulator.costs.model import StepCostModel
+
+    if not isinstance(cost, StepCostModel):
+        return None
+    context = float((requests.input_tokens + requests.output_tokens / 2).mean())
+    span = cost.local_span
+    return {
+        "context_tokens": round(context),
+        "products": turning_batch(cost.operators, context, span, products=True),
+        "whole_step": turning_batch(cost.operators, context, span),
+    }
+
+
+def _balance_rows(cost: StepCost, requests: Requests) -> list[list[str]]:
+    found = _turning_points(cost, requests)
+    if found is None:
+        return []
+
+    def at(batch: int | None) -> str:
+        return "at no batch" if batch is None else f"from {batch:,} sequences on"
+
+    return [
+        [
+            "decode",
+            f"products are compute-bound {at(found['products'])}, whole steps "
+            f"{at(found['whole_step'])} ({found['context_tokens']:,} tokens of context each)",
+        ]
     ]
 
 
@@ -161,6 +197,7 @@ def _document(
         "scenario": compact(scenario),
         **_machine(pools[0].deployment),
         "devices": sum(pool.deployment.devices for pool in pools),
+        "compute_bound_batch": _turning_points(pools[0].resolved.cost, requests),
         "pools": {pool.name: _machine(pool.deployment) for pool in pools} if several else {},
         "traffic": {
             "source": requests.source,

@@ -36,6 +36,8 @@ class DecodeAttention:
     device: Device
     peak: float
     local: bool
+    launches: int = 1
+    """Kernels of a layer."""
 
     @property
     def knots(self) -> tuple[float, ...]:
@@ -97,8 +99,8 @@ class DecodeAttention:
 
     @property
     def kernels(self) -> int:
-        """One a layer."""
-        return self.count
+        """One a layer, unless attention is not one kernel."""
+        return self.count * self.launches
 
     def demand(self, shape: Shape) -> Demand:
         """Time and work for each step."""
@@ -144,12 +146,15 @@ class PrefillAttention:
     device: Device
     peak: float
     local: bool
+    pair_bytes: float = 0.0
+    """Bytes that each pair of query and key moves, where scores pass the memory."""
+    launches: int = 1
 
     @property
     def kernels(self) -> int:
         """One a layer; where keys and values are expanded from a latent, a dozen that split, copy
         and join their parts as well."""
-        return self.count * (13 if self.past_flops else 1)
+        return self.count * (12 + self.launches if self.past_flops else self.launches)
 
     def demand(self, shape: Shape) -> Demand:
         """Time and work for each step."""
@@ -158,6 +163,7 @@ class PrefillAttention:
         read = shape.local_read if self.local else shape.read
         past = read - shape.prefill
         moved = shape.prefill * self.query_bytes + read * self.kv_bytes + past * self.past_bytes
+        moved = moved + pairs * self.pair_bytes
         flops = pairs * self.flops_per_pair + past * self.past_flops
         e = self.efficiency
         factor = e.factor(
@@ -191,13 +197,13 @@ class PrefillAttention:
                 self.count * e.overhead_s,
                 self.query_bytes * memory / e.bandwidth - past,
                 self.kv_bytes * memory / e.bandwidth + past,
-                self.flops_per_pair * rate * share,
+                self.flops_per_pair * rate * share + self.pair_bytes * memory / e.bandwidth,
             ),
             (
                 0.0,
                 self.query_bytes * memory - past_read,
                 self.kv_bytes * memory + past_read,
-                0.0,
+                self.pair_bytes * memory,
             ),
             (0.0, -past_made, past_made, self.flops_per_pair * rate),
         )

@@ -63,9 +63,21 @@ def activation_bytes(spec: ModelSpec, limits: Limits, layout: Layout) -> float:
         else:
             width, results = mlp.intermediate, 0.0
         widest = max(widest, rows * width / layout.tp + results)
-    layers = tokens * (3 * hidden + widest) * 2.0
+    layers = tokens * (3 * hidden + widest) * 2.0 + _score_bytes(spec, limits, layout)
     logits = min(limits.decode_tokens, tokens) * spec.vocab * 4.0 * 2.0
     return layers + logits
+
+
+def _score_bytes(spec: ModelSpec, limits: Limits, layout: Layout) -> float:
+    """Scores of one layer before and after the softmax, in 16 bits, of a step's tokens at the end
+    of the longest context, where attention is not fused."""
+    if limits.kernels.attention != "unfused":
+        return 0.0
+    heads = max(
+        (group.attention.heads for group in spec.groups if group.attention is not None), default=0
+    )
+    tokens = min(limits.max_num_batched_tokens, limits.max_model_len)
+    return 2 * 2.0 * heads / layout.tp * tokens * limits.max_model_len
 
 
 def memory_budget(

@@ -17,6 +17,7 @@ import numpy as np
 from simulator.costs.attention import DecodeAttention, PrefillAttention
 from simulator.costs.build import OperatorBuilder
 from simulator.costs.expert_ranks import RankExperts
+from simulator.costs.kernels import with_kernels
 from simulator.costs.operators import (
     Demand,
     Experts,
@@ -115,7 +116,7 @@ class StepCostModel:
         gain: float = 1.0,
     ) -> None:
         built = builder(spec, hardware, engine.name, precision, layout)
-        self.operators = built.build()
+        self.operators = with_kernels(built.build(), limits.kernels, hardware, built.efficiency)
         self._drafts = drafts
         self._gain = gain
         if drafts:

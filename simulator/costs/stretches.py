@@ -78,7 +78,7 @@ class PromptAttention:
             took = form[0] + form[1] * new + form[2] * read + form[3] * pairs
             if plane is not None:
                 took *= plane.factor(pairs / new, new * heads)
-            least = memory[1] * new + memory[2] * read
+            least = memory[1] * new + memory[2] * read + memory[3] * pairs
             if took < least:
                 took = least
             least = arithmetic[1] * new + arithmetic[2] * read + arithmetic[3] * pairs
@@ -136,7 +136,7 @@ def _merged(operators: Sequence[PrefillAttention]) -> list[PrefillAttention]:
     counts: dict[tuple[object, ...], tuple[PrefillAttention, int]] = {}
     for op in operators:
         key = (op.heads, op.kv_heads, op.head_dim, op.kv_bytes, op.query_bytes, op.flops_per_pair,
-               op.past_bytes, op.past_flops, op.peak, id(op.efficiency))  # fmt: skip
+               op.past_bytes, op.past_flops, op.pair_bytes, op.peak, id(op.efficiency))  # fmt: skip
         first, count = counts.get(key, (op, 0))
         counts[key] = (first, count + op.count)
     return [replace(op, count=count) for op, count in counts.values()]

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from simulator.scenario.base import Count, Model, PositiveFraction, Tokens, Unit
+from simulator.scenario.kernels import FITTED, Kernels
 from simulator.scenario.kv import (
     KvAllocation,
     KvLoading,
@@ -44,6 +45,9 @@ class EngineChoice(Model):
         None,
         description="whether steps replay recorded kernel launches; decode_only: those without "
         "prompts; piecewise: all, but without attention",
+    )
+    kernels: Kernels = Field(
+        FITTED, description="whose kernels run, to compare with the fitted ones"
     )
     async_scheduling: bool | None = Field(
         None,
