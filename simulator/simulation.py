@@ -77,6 +77,7 @@ def simulate(
             router=serving.router,
             seed=seed,
             terms=class_terms(scenario, traffic.classes),
+            admission=serving.admission,
             timeout_s=serving.timeout_s,
             network_s=serving.network_ms / 1e3,
             oversized=serving.oversized_requests,

@@ -67,6 +67,11 @@ class FrontEnd:
             delay = self._inside[0][0] - self._env.now
             self._next.after(delay if delay > 0.0 else 0.0)
 
+    @property
+    def waiting(self) -> int:
+        """Requests that have come and did not go on yet."""
+        return sum(1 for _, sequence in self._inside if sequence is not None)
+
     def drop(self, sequence: Sequence) -> bool:
         """Forgets a request that is still inside; says whether it was. It was busy with it all the
         same."""

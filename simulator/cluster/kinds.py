@@ -8,6 +8,7 @@ from typing import cast
 
 from simpy import Environment
 
+from simulator.cluster.alone import Alone
 from simulator.cluster.groups import lanes_of, share_of_lane
 from simulator.cluster.lockstep import Lockstep
 from simulator.cluster.pipeline import Pipeline
@@ -36,6 +37,7 @@ def make_replica(
     response_s: float,
     window_s: float,
     ended: Callable[[list[Sequence]], None] | None,
+    alone: Alone,
     rank: Rank | None = None,
     weights: tuple[float, ...] = (),
 ) -> Replica:
@@ -47,7 +49,7 @@ def make_replica(
         limits: of the whole replica. Of a pipeline, each lane runs its share of the sequences;
             attention ranks have the limits of an engine each, as they have one.
         layout: KV blocks of the whole replica.
-        rank: see ``Replica``.
+        alone, rank: see ``Replica``.
         weights: see ``make_scheduler``.
 
     Raises:
@@ -73,6 +75,7 @@ def make_replica(
             number, env, schedulers, cost, recorder, loads,
             front_end=front_end, response_s=response_s, window_s=window_s, ended=ended, rank=rank,
         )  # fmt: skip
+        pipeline.alone = alone
         return cast("Replica", pipeline)
     if isinstance(cost, LockstepCost):
         lockstep = Lockstep(
@@ -80,9 +83,12 @@ def make_replica(
             front_end=front_end, response_s=response_s,
             plans_ahead=limits.async_scheduling, ended=ended, rank=rank,
         )  # fmt: skip
+        lockstep.alone = alone
         return cast("Replica", lockstep)
-    return make(
+    replica = make(
         number, env, schedulers[0], cost, recorder, loads,
         front_end=front_end, response_s=response_s, window_s=window_s,
         plans_ahead=limits.async_scheduling, ended=ended, rank=rank,
     )  # fmt: skip
+    replica.alone = alone
+    return replica

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as List
 
+from simulator.cluster.alone import Alone
 from simulator.cluster.replica import Replica
 from simulator.results.record import LANES_APART
 from simulator.serving.scheduler import Scheduler
@@ -50,6 +52,7 @@ class LaneCaches:
         self._schedulers = schedulers
         self._loads = loads
         self.block_size = schedulers[0].kv.block_size
+        self.total = sum(scheduler.kv.total for scheduler in schedulers)
 
     def lookup(self, sequence: Sequence) -> int:
         """Leading blocks that the lane which a request would join now has in its cache. Lanes do
@@ -78,12 +81,14 @@ class LaneGroup:
     """One replica whose requests are spread over lanes.
 
     Attributes:
+        alone: see ``Replica``.
         lanes: each with a scheduler, a queue and KV blocks of its own.
         loads: requests of each lane.
         scheduler: all lanes' schedulers.
     """
 
     lanes: List[Replica]
+    alone: Alone
 
     def __init__(self, number: int, lanes: List[Replica], loads: LaneLoads) -> None:
         self.number = number
@@ -95,3 +100,35 @@ class LaneGroup:
     def last_s(self) -> float:
         """When the tokens of the last step came to their clients."""
         return max(lane.last_s for lane in self.lanes)
+
+    @property
+    def response_s(self) -> float:
+        """From the end of a step to the client."""
+        return self.lanes[0].response_s
+
+    # --- what admission control asks for; see ``Replica`` ----------------------------------------
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait in any lane."""
+        return sum(lane.queued for lane in self.lanes)
+
+    def ahead_of(self, sequence: Sequence) -> int:
+        """How many a newcomer would wait for, were all lanes as full as the one that it would join
+        now."""
+        return len(self.lanes) * self.lanes[self.loads.least()].ahead_of(sequence)
+
+    @property
+    def kv_used(self) -> int:
+        """KV blocks in use, of all lanes."""
+        return sum(lane.kv_used for lane in self.lanes)
+
+    @property
+    def started(self) -> Callable[[float, float], None] | None:
+        """Called as a request starts in any lane."""
+        return self.lanes[0].started
+
+    @started.setter
+    def started(self, hear: Callable[[float, float], None] | None) -> None:
+        for lane in self.lanes:
+            lane.started = hear

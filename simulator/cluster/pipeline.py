@@ -71,6 +71,9 @@ class _LaneCost:
 class _SharedFront:
     """Hands out the last step of a row; those before it were handed out as they ended."""
 
+    waiting = 0
+    """Nobody waits here: requests have left the front end before they join a lane."""
+
     def __init__(self, front: FrontEnd) -> None:
         self._front = front
 
@@ -314,6 +317,15 @@ class Pipeline(LaneGroup):
         if self._rank is not None:
             self._rank(sequence)
         self.front.receive(sequence)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait, in the front end or in any lane."""
+        return self.front.waiting + super().queued
+
+    def ahead_of(self, sequence: Sequence) -> int:
+        """How many a newcomer would wait for, in the front end and in the lanes."""
+        return self.front.waiting + super().ahead_of(sequence)
 
     def _assign(self, sequence: Sequence) -> None:
         """A request leaves the front end for the lane with the fewest requests."""

@@ -51,6 +51,7 @@ class Recorder:
     """Columns of requests, steps and gaps; see ``RunRecord`` for what they mean.
 
     Attributes:
+        refusals: how often admission control refused a request.
         rows: rows of the step table that are not compacted yet, each made by ``pack_row``, with
             the number of the lane in place of the replica's.
         replica: who serves a request; the number of the lane as well.
@@ -74,6 +75,7 @@ class Recorder:
         self.outcome = array("q", [UNFINISHED]) * n
         thinks = requests.answers is not None and requests.answers.think
         self.answer_s = array("d", [_NAN]) * n if thinks else None
+        self.refusals = 0
         self.gaps = array("d")
         self.rows = bytearray()
         self.moved: KvMoved | None = None
@@ -146,6 +148,7 @@ class Recorder:
             held=held,
             end_s=end_s,
             interrupted=interrupted,
+            refusals=self.refusals,
             wall_s=wall_s,
             answer_s=answer_s,
             moved=self.moved,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from simpy import Environment, Event
 
+from simulator.cluster.alone import Alone
 from simulator.cluster.front_end import FrontEnd
 from simulator.cluster.ranks import Rank
 from simulator.cluster.recorder import FLUSH_AT, Recorder, pack_row
@@ -45,9 +46,14 @@ class Replica:
         rank: gives requests their places in a queue that is not first come, first served.
 
     Attributes:
+        alone: least times of requests on it; set by ``make_replica``.
         answers: notes when answers begin, after the thinking; None if nobody thinks.
+        started: called, if anybody listens, as a request starts, with the time and when it was
+            queued.
         last_s: when the tokens of its last step came to their clients.
     """
+
+    alone: Alone
 
     def __init__(
         self,
@@ -65,6 +71,7 @@ class Replica:
         ended: Callable[[list[Sequence]], None] | None,
         rank: Rank | None = None,
     ) -> None:
+        self.started: Callable[[float, float], None] | None = None
         self.number = number
         self.env = env
         self.scheduler = scheduler
@@ -107,6 +114,26 @@ class Replica:
         if self._rank is not None:
             self._rank(sequence)
         self._front.receive(sequence)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait, in the front end or in the queue."""
+        return self._front.waiting + len(self._unseen) + len(self.scheduler.waiting)
+
+    def ahead_of(self, sequence: Sequence) -> int:
+        """How many of them a newcomer would wait for."""
+        order = self._order
+        if order is None:
+            return self.queued
+        if self._rank is not None:
+            self._rank(sequence)
+        return self._front.waiting + len(self._unseen) + order.ahead_of(sequence, self.env.now)
+
+    @property
+    def kv_used(self) -> int:
+        """KV blocks in use by the end of the step under way."""
+        under_way = self._plan is not None and self._steps > 1
+        return self.scheduler.kv_used(self._boundary(self.env.now) if under_way else 1)
 
     def _submit(self, sequence: Sequence) -> None:
         """A request reaches the queue now."""
@@ -242,6 +269,8 @@ class Replica:
                 index = sequence.index
                 if start_s[index] != start_s[index]:  # NaN: not worked on before
                     start_s[index] = now
+                    if self.started is not None:
+                        self.started(now, self.recorder.queued_s[index])
                     if sequence.cached:
                         self.recorder.cached[index] = sequence.cached
             self._wake(self._first)

@@ -13,6 +13,7 @@ from time import perf_counter
 import numpy as np
 from simpy import Environment, Event
 
+from simulator.cluster.admission import Gate, Traffic
 from simulator.cluster.alone import Alone
 from simulator.cluster.answers import dependents_of, kept_together, sequences_of, watch_answers
 from simulator.cluster.feasible import check_groups
@@ -27,6 +28,7 @@ from simulator.cluster.wake import LAST, NORMAL, Wake
 from simulator.costs.protocol import StepCost
 from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
 from simulator.results.record import REJECTED, TIMED_OUT, Group, RunRecord
+from simulator.scenario.admission import Admission
 from simulator.scenario.policies import DynamicPolicy
 from simulator.scenario.routers import RoundRobinRouter, Router
 from simulator.serving.kv_cache import KvLayout
@@ -51,6 +53,7 @@ def run_cluster(
     router: Router = RoundRobinRouter(),  # noqa: B008 - frozen
     seed: int = 0,
     terms: Terms | None = None,
+    admission: Admission | None = None,
     timeout_s: float | None = None,
     network_s: float = 0.0,
     front_end: FrontEndTimes = NO_FRONT_END,
@@ -69,6 +72,7 @@ def run_cluster(
         router: who serves a request.
         seed: of the random numbers of the router and of predictions.
         terms: of the traffic classes; default: all alike, without limits.
+        admission: who is refused; None: nobody.
         timeout_s: a client gives up this long after sending.
         network_s: one-way delay between client and server.
         front_end: what lies between the network and the queue of every replica.
@@ -87,7 +91,8 @@ def run_cluster(
     group = ReplicaGroup(replicas, limits, layout, cost, front_end)
     return run_groups(
         requests, (group,),
-        router=router, seed=seed, terms=terms, timeout_s=timeout_s, network_s=network_s,
+        router=router, seed=seed, terms=terms, admission=admission,
+        timeout_s=timeout_s, network_s=network_s,
         oversized=oversized, progress=progress,
     )  # fmt: skip
 
@@ -99,6 +104,7 @@ def run_groups(
     router: Router = RoundRobinRouter(),  # noqa: B008 - frozen
     seed: int = 0,
     terms: Terms | None = None,
+    admission: Admission | None = None,
     timeout_s: float | None = None,
     network_s: float = 0.0,
     oversized: str = "error",
@@ -113,7 +119,7 @@ def run_groups(
     cluster = _Cluster(
         requests, groups, rejected,
         router=router, seed=seed, terms=terms or (ClassTerms(),) * len(requests.classes),
-        timeout_s=timeout_s, network_s=network_s, progress=progress,
+        admission=admission, timeout_s=timeout_s, network_s=network_s, progress=progress,
     )  # fmt: skip
     return cluster.run()
 
@@ -130,6 +136,7 @@ class _Cluster:
         router: Router,
         seed: int,
         terms: Terms,
+        admission: Admission | None,
         timeout_s: float | None,
         network_s: float,
         progress: Progress | None,
@@ -154,6 +161,8 @@ class _Cluster:
         choose = Routing(groups, self.replicas, loads, router, rng, requests, ("serve",)).chooser()
         self._choose = kept_together(choose, requests, self.replicas, self.recorder.replica)
         self._sequences = sequences_of(requests)
+        traffic = Traffic(requests, terms, self.recorder.sent_s)
+        self._gate = None if admission is None else Gate(admission, traffic, seed)
         self._rejected: list[bool] | None = rejected.tolist() if rejected.any() else None
         self._response_s = groups[0].front_end.response_s + network_s
 
@@ -165,13 +174,9 @@ class _Cluster:
         first = len(self.replicas)
         response_s = group.front_end.response_s + self.network_s
         weights = tuple(each.weight for each in self._terms)
-        rank = make_rank(
-            limits.queue,
-            Sent(
-                self.requests, self._terms, self.recorder.sent_s, self._seed,
-                Alone(cost, limits), response_s,
-            ),
-        )  # fmt: skip
+        alone = Alone(cost, limits)
+        sent = Sent(self.requests, self._terms, self.recorder.sent_s, self._seed, alone, response_s)
+        rank = make_rank(limits.queue, sent)
         make = replica_maker(group.layout, first, group.replicas, self.recorder)
         made = [
             make_replica(
@@ -179,6 +184,7 @@ class _Cluster:
                 front_end=group.front_end,
                 response_s=response_s,
                 window_s=window_s,
+                alone=alone,
                 rank=rank,
                 weights=weights,
                 ended=self._ended if listening else None,
@@ -233,6 +239,10 @@ class _Cluster:
     def _deliver(self, index: int, sent: float) -> None:
         """A request reaches the server."""
         self.recorder.sent_s[index] = sent
+        self._offer(index)
+
+    def _offer(self, index: int) -> None:
+        """A request reaches the server, for the first time or again after a refusal."""
         if self._rejected is not None and self._rejected[index]:
             self.recorder.outcome[index] = REJECTED
             self._last_s = self.env.now
@@ -240,9 +250,29 @@ class _Cluster:
             return
         sequence = self._sequences.make(index)
         replica = self._choose(sequence)
+        if self._gate is not None and not self._gate.admits(sequence, replica, self.env.now):
+            self._refuse(index, self._gate)
+            return
         replica.receive(sequence)
         if self.timeout_s is not None:
-            self._watch(sequence, replica, sent + self.timeout_s)
+            self._watch(sequence, replica, self.recorder.sent_s[index] + self.timeout_s)
+
+    def _refuse(self, index: int, gate: Gate) -> None:
+        """Admission control refuses a request; its client sends it again, or gives up."""
+        self.recorder.refusals += 1
+        heard = self.env.now + self.network_s
+        pause = gate.comes_again_after(index)
+        sent = self.recorder.sent_s[index]
+        patient = self.timeout_s is None or (
+            pause is not None and heard + pause < sent + self.timeout_s
+        )
+        if pause is not None and patient:
+            again = self.env.timeout(2 * self.network_s + pause)
+            again.callbacks.append(lambda _: self._offer(index))
+            return
+        self.recorder.outcome[index] = REJECTED
+        self._last_s = max(self._last_s, self.env.now)
+        self._after(index, heard, served=False)
 
     def _watch(self, sequence: Sequence, replica: Replica, deadline: float) -> None:
         """The client gives up at its deadline if the last token is not there by then."""

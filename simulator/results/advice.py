@@ -37,7 +37,10 @@ def warnings(record: RunRecord, window: Window, summary: dict[str, Any]) -> Iter
     if ends["timed_out"]:
         yield f"{_requests(ends['timed_out'])} timed out; latencies leave them out."
     if ends["rejected"]:
-        yield f"{_requests(ends['rejected'])} could never fit and were rejected."
+        why = "could never fit and were rejected"
+        if record.refusals:
+            why = "were rejected: refused by admission control, or too large to ever fit"
+        yield f"{_requests(ends['rejected'])} {why}."
     if ends["unfinished"]:
         yield f"{_requests(ends['unfinished'])} had not ended when the run did."
     dropped = summary["requests"]["not_sent"]

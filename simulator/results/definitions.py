@@ -150,6 +150,17 @@ DEFINITIONS: tuple[Definition, ...] = (
         "throughput leaves them out, each answer where it ends.", "lower",
     ),
     Definition(
+        "requests.refusals", "Refusals", "",
+        "How often admission control refused a request in the whole run; a client that tries again "
+        "may be refused several times.", "lower",
+    ),
+    Definition(
+        "fairness.jain_index", "Fairness", "",
+        "Jain's index of the classes' total tokens/s over their weights: 1 where all got the same, "
+        "1 / classes where one got everything. Classes that ask for less than their share lower "
+        "it too.", "higher",
+    ),
+    Definition(
         "kv_cache.use_mean", "KV-cache use", "%",
         "KV blocks in use / usable blocks of a replica, averaged over time and replicas. Cached "
         "blocks that no running request holds do not count.",

@@ -154,10 +154,11 @@ def _latency(summary: Summary) -> str:
             rows.append((interval_title(summary), *within))
     content = [parts.table(("ms", *names), rows)]
     if summary["classes"]:
-        head = ("class", "requests", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99",
-                "E2E p50", "E2E p99")  # fmt: skip
+        head = ("class", "requests", "rejected", "SLO met", "TTFT p50", "TTFT p99", "TPOT p50",
+                "TPOT p99", "E2E p50", "E2E p99")  # fmt: skip
         classes = [
-            (name, number(entry["counted"]), *(
+            (name, number(entry["counted"]), number(entry["rejected"]),
+             percent(entry["goodput_share"]), *(
                 milliseconds(entry[key][p]) for key in ("ttft_ms", "tpot_ms", "e2e_ms")
                 for p in ("p50", "p99")
             ))

@@ -12,6 +12,7 @@ from simulator import __version__
 from simulator.deployment import ResolvedDeployment
 from simulator.results.advice import notes, warnings
 from simulator.results.answers import answers_section, times_of
+from simulator.results.classes import classes_section, fairness_section
 from simulator.results.describe import simulated_section
 from simulator.results.fleet import Member, Part, added, parts_of
 from simulator.results.integrity import violations
@@ -70,7 +71,8 @@ def summarize(
         "latency": _latency_section(window, times, gaps, _between_steps(parts, record, window)),
         "throughput": throughput_section(devices, times, window, out),
         "slo": slo_section(deployment, times, window),
-        "classes": _classes_section(record, window, times),
+        "classes": classes_section(deployment, times, window),
+        "fairness": fairness_section(deployment, times, window),
         **_used(parts, window, out),
         "pools": _pools_section(parts, window),
         "checks": {
@@ -194,32 +196,3 @@ def _latency_section(
         "e2e_ms": statistics(times.e2e_ms[counted]),
         "normalized_ms_per_token": statistics(times.normalized_ms[counted]),
     }
-
-
-def _classes_section(record: RunRecord, window: Window, times: RequestTimes) -> dict[str, Any]:
-    """The same of each traffic class, where there are several; gaps belong to no class."""
-    classes = record.requests.classes
-    if len(classes) < 2:
-        return {}
-    span = window.duration_s
-    sections = {}
-    for i, name in enumerate(classes):
-        own = record.requests.class_id == i
-        counted = window.counted & own
-        finished = int(np.count_nonzero(window.holds(times.finish_s) & times.is_request & own))
-        started = record.requests.rows_of(counted) & np.isfinite(record.start_s)
-        prompt = int(record.requests.input_tokens[started].sum())
-        sections[name] = {
-            "counted": int(counted.sum()),
-            "completed": int((counted & times.completed).sum()),
-            "requests_per_s": finished / span if span > 0 else None,
-            "queueing_ms": statistics(times.queueing_ms[counted]),
-            "ttft_ms": statistics(times.ttft_ms[counted]),
-            "ttfat_ms": statistics(times.ttfat_ms[counted]),
-            "tpot_ms": statistics(times.tpot_ms[counted]),
-            "e2e_ms": statistics(times.e2e_ms[counted]),
-            "prefix_hit_rate": int(record.cached_tokens[started].sum()) / prompt
-            if prompt
-            else None,
-        }
-    return sections

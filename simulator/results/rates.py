@@ -62,6 +62,7 @@ def request_section(times: RequestTimes, window: Window) -> dict[str, Any]:
         "counted_by_outcome": _by_name(ends),
         "all_by_outcome": _by_name(everything, unsent),
         "input_tokens": int(record.requests.input_tokens[window.counted].sum()),
+        "refusals": record.refusals,
         "output_tokens": int(record.generated[rows].sum()),
     }
 

@@ -166,6 +166,7 @@ class RunRecord:
             thinking); None if nobody thinks.
         moved: KV blocks that went below device memory and came back; None where they cannot.
         waste: of contiguous KV memory; None where it has blocks.
+        refusals: how often admission control refused a request, retries included.
     """
 
     requests: Requests
@@ -187,6 +188,7 @@ class RunRecord:
     end_s: float
     interrupted: bool = False
     wall_s: float = 0.0
+    refusals: int = 0
     groups: tuple[Group, ...] = ()
     held: Floats | None = None
     lane: Ints | None = None

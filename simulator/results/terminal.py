@@ -149,10 +149,18 @@ def _figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if slo["limits_given"]:
         good = f"{number(slo['goodput_requests_per_s'])} requests/s"
         lines.append(("Goodput", f"{good} · {percent(slo['goodput_share'])} of those sent"))
+        lines += _fairness(summary)
         lines += [("SLO" if i == 0 else "", line) for i, line in enumerate(slo_lines(summary))]
     lines += _usage(summary)
     lines += _bill(summary)
     return lines
+
+
+def _fairness(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    index = summary["fairness"]["jain_index"]
+    if index is None:
+        return []
+    return [("Fairness", f"{index:.2f} (Jain's index of tokens/s over weight, by class)")]
 
 
 def _usage(summary: dict[str, Any]) -> list[tuple[str, str]]:
@@ -232,7 +240,7 @@ def _classes(classes: dict[str, Any]) -> Table:
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("by class, ms", min_width=11, max_width=24, overflow="ellipsis", no_wrap=True)
-    for title in ("requests", "TTFT p50", "p99", "TPOT p50", "p99", "E2E p50", "p99"):
+    for title in ("requests", "SLO met", "TTFT p50", "p99", "TPOT p50", "p99", "E2E p50", "p99"):
         table.add_column(title, justify="right", no_wrap=True)
     for name, entry in classes.items():
         cells = [
@@ -240,7 +248,8 @@ def _classes(classes: dict[str, Any]) -> Table:
             for key in ("ttft_ms", "tpot_ms", "e2e_ms")
             for percentile in ("p50", "p99")
         ]
-        table.add_row(Text(name), number(entry["counted"]), *cells)
+        good = NOTHING if entry["goodput_share"] is None else percent(entry["goodput_share"])
+        table.add_row(Text(name), number(entry["counted"]), good, *cells)
     table.add_row()
     return table
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from simulator.scenario.admission import Admission
 from simulator.scenario.base import Model, NonNegativeFloat, PositiveFloat
 from simulator.scenario.pools import Pool, Replicas
 from simulator.scenario.routers import RoundRobinRouter, Router
@@ -21,6 +22,9 @@ class Deployment(Model):
     router: Router = Field(RoundRobinRouter(), description="which replica a request goes to")
     timeout_s: PositiveFloat | None = Field(
         None, description="a client gives up this long after sending; its work is dropped"
+    )
+    admission: Admission | None = Field(
+        None, description="requests that are refused at once, instead of waiting too long"
     )
     oversized_requests: Literal["error", "reject"] = Field(
         "error",

@@ -145,6 +145,10 @@ class BatchScheduler:
         self._prefilled = False
         self.blocked = False
 
+    def kv_used(self, steps: int) -> int:
+        """KV blocks in use: the same in every step of a batch."""
+        return self.kv.used
+
     def drop(self, sequence: Sequence) -> None:
         """Takes out a sequence whose client gave up; its slot stays until the batch ends."""
         entries = [entry for entry in self._ends if entry[2] is not sequence]

@@ -357,6 +357,14 @@ class InFlightScheduler:
                 self._release(sequence)
                 ended.append(sequence)
 
+    def kv_used(self, steps: int) -> int:
+        """KV blocks in use in the ``steps``-th of the equal steps of the plan under way."""
+        decoding = self.decoding
+        if steps == 1 or not decoding.growing:
+            return self.kv.used
+        first = decoding.need[decoding.steps % decoding.block_size]
+        return self.kv.used + decoding.blocks_for(steps) - first
+
     def drop(self, sequence: Sequence) -> None:
         """Takes out a sequence whose client gave up, between two plans."""
         if sequence not in self._running:

@@ -106,6 +106,10 @@ class FairScheduler:
             decoding[int(sequence.rank)] -= 1
         return ended
 
+    def kv_used(self, steps: int) -> int:
+        """See ``Scheduler``."""
+        return self.inner.kv_used(steps)
+
     def drop(self, sequence: Sequence) -> None:
         """Takes out a sequence whose client gave up."""
         if sequence.finish_at != NOT_DECODING:

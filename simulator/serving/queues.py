@@ -104,6 +104,12 @@ class RankedQueue:
         head = self._entries[-1]
         return head[2] is sequence or -sequence.rank > head[0]
 
+    def ahead_of(self, sequence: Sequence, now: float) -> int:
+        """How many would go before a newcomer with that rank."""
+        return len(self._entries) - bisect_left(
+            self._entries, -sequence.rank, key=lambda entry: entry[0]
+        )
+
     def oldest(self) -> Sequence:
         """Who came first of all that wait."""
         return min(self, key=lambda sequence: sequence.ticket)
@@ -180,6 +186,11 @@ class DeferringQueue(RankedQueue):
     def may_lead(self, sequence: Sequence) -> bool:
         """Whether a newcomer could be the head."""
         return not self._entries or super().may_lead(sequence)
+
+    def ahead_of(self, sequence: Sequence, now: float) -> int:
+        """How many would go before a newcomer with that rank that is not late."""
+        entries = self._entries[len(self._entries) - super().ahead_of(sequence, now) :]
+        return sum(1 for entry in entries if entry[2].latest >= now)
 
 
 class FairOrder:
@@ -329,6 +340,14 @@ class FairOrder:
     def may_lead(self, sequence: Sequence) -> bool:
         """Whether a newcomer could be the head: nobody of its class waits."""
         return not self._lines[int(sequence.rank)]
+
+    def ahead_of(self, sequence: Sequence, now: float) -> int:
+        """How many would go before a newcomer, were all classes served in turn."""
+        waiting = [len(line) for line in self._lines]
+        for other in self._fresh:
+            waiting[int(other.rank)] += 1
+        own = waiting.pop(int(sequence.rank))
+        return own + sum(min(count, own + 1) for count in waiting)
 
     def oldest(self) -> Sequence:
         """Who came first of all that wait."""

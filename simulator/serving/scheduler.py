@@ -113,6 +113,10 @@ class Scheduler(Protocol):
         """Books ``steps`` executions of the plan; returns the sequences that ended."""
         ...
 
+    def kv_used(self, steps: int) -> int:
+        """KV blocks in use in the ``steps``-th of the equal steps of the plan under way."""
+        ...
+
     def drop(self, sequence: Sequence) -> None:
         """Takes out a sequence whose client gave up, between two plans."""
         ...
