@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from simulator.costs.context_steps import ContextCostModel
 from simulator.costs.lockstep import LockstepCostModel
 from simulator.costs.memory import NOTHING_BESIDE, memory_budget
 from simulator.costs.model import StepCostModel
@@ -91,9 +92,9 @@ def resolve(
     beside = NOTHING_BESIDE
     cost: StepCostModel | SpeculativeCost
     if scenario.engine.speculative is None:
-        steps = LockstepCostModel if layout.dp > 1 else StepCostModel
-        cost = steps(spec, hardware, engine, precision, layout, limits)
+        cost = _steps(layout)(spec, hardware, engine, precision, layout, limits)
     else:
+        _refuse_speculation(layout)
         limits, cost, beside = speculate(
             scenario.engine.speculative,
             Target(spec, hardware, engine, precision, layout, limits),
@@ -142,9 +143,26 @@ def _in_nodes(hardware: HardwareProfile, asked: Hardware) -> HardwareProfile:
     return hardware.model_copy(update={"node": hardware.node.model_copy(update=changes)})
 
 
+def _steps(layout: Layout) -> type[StepCostModel]:
+    """What prices the steps of a replica that lies on its devices like that."""
+    if layout.dp > 1:
+        return LockstepCostModel
+    return ContextCostModel if layout.cp > 1 else StepCostModel
+
+
+def _refuse_speculation(layout: Layout) -> None:
+    for key, degree in (("cp", layout.cp), ("dp", layout.dp)):
+        if degree > 1:
+            raise ScenarioError(
+                f"speculative decoding together with {key} = {degree} is not modelled",
+                where="engine.speculative",
+                hint=f"leave it out, or parallelism.{key}",
+            )
+
+
 def _layout(scenario: Scenario) -> Layout:
     asked = scenario.parallelism
-    return Layout(tp=asked.tp, ep=asked.ep, redundant=asked.redundant_experts)
+    return Layout(tp=asked.tp, ep=asked.ep, cp=asked.cp, redundant=asked.redundant_experts)
 
 
 def _front_end(engine: EngineProfile, *, random_prompts: bool) -> FrontEndTimes:

@@ -38,11 +38,13 @@ class DecodeAttention:
     local: bool
     launches: int = 1
     """Kernels of a layer."""
+    shards: int = 1
+    """Devices that share the context; bytes and FLOPs of a token are those of one device."""
 
     @property
     def knots(self) -> tuple[float, ...]:
         """Tokens a sequence at which the time may bend, from 0 on."""
-        return (0.0, *self.efficiency.knots("tokens"))
+        return (0.0, *(knot * self.shards for knot in self.efficiency.knots("tokens")))
 
     def seconds(self, sequences: Floats, context: Floats) -> Floats:
         """Duration in ``count`` layers; what is not there costs nothing."""
@@ -83,7 +85,7 @@ class DecodeAttention:
     def _factor(self, n: Floats, tokens: Floats | float) -> Floats | float:
         return self.efficiency.factor(
             units=n * self.kv_heads,
-            tokens=tokens,
+            tokens=tokens / self.shards,
             head_dim=self.head_dim,
             sharing=self.heads / self.kv_heads,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from simulator.costs.attention import DecodeAttention, PrefillAttention
+from simulator.costs.context import over_context
 from simulator.costs.exchange import AllToAll, NodeCollective, routes
 from simulator.costs.expert_ranks import RankExperts
 from simulator.costs.links import Fabric, Group
@@ -66,6 +67,7 @@ class OperatorBuilder:
         self.shares = fabric.group(layout.tp, where="parallelism.tp")
         self.ranks = fabric.group(layout.dp, where="parallelism.dp", stride=layout.tp)
         self.everyone = fabric.group(layout.tp * layout.dp, where="parallelism.dp")
+        self.context = fabric.group(layout.cp, where="parallelism.cp", stride=layout.tp)
 
     def build(self) -> list[Operator]:
         """All operators of a step; those with the same name are one in reports."""
@@ -76,6 +78,9 @@ class OperatorBuilder:
             operators += self._mlp(group)
             operators += self._between(group)
         operators += self._ends()
+        if self.layout.cp > 1:
+            moving = self.efficiency.all_gather or self.efficiency.collective
+            operators = list(over_context(operators, self.context, self.network, moving))
         return operators
 
     # --- products --------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def activation_bytes(spec: ModelSpec, limits: Limits, layout: Layout) -> float:
     Residual stream and its copy, the widest pair of intermediate results that live together, and
     the logits of a full batch in 32 bits with one copy for sampling.
     """
-    tokens, hidden = limits.max_num_batched_tokens, spec.hidden
+    tokens, hidden = -(-limits.max_num_batched_tokens // layout.cp), spec.hidden
     widest = 0.0
     # Tokens of all data-parallel ranks come to the experts; without them a device has all tokens,
     # and buffers for all of their experts, wherever these are.
@@ -64,7 +64,7 @@ def activation_bytes(spec: ModelSpec, limits: Limits, layout: Layout) -> float:
             width, results = mlp.intermediate, 0.0
         widest = max(widest, rows * width / layout.tp + results)
     layers = tokens * (3 * hidden + widest) * 2.0 + _score_bytes(spec, limits, layout)
-    logits = min(limits.decode_tokens, tokens) * spec.vocab * 4.0 * 2.0
+    logits = min(-(-limits.decode_tokens // layout.cp), tokens) * spec.vocab * 4.0 * 2.0
     return layers + logits
 
 
@@ -177,6 +177,12 @@ def _pages(
     kv = kv._replace(full=kv.full + beside.kv_bytes_per_token)
     state = state_bytes_per_rank(spec, precision.recurrent_state, layout)
     size = limits.block_size
+    if size % layout.cp:
+        raise ScenarioError(
+            f"cp = {layout.cp} does not divide the {size} tokens of a KV block",
+            where="parallelism.cp",
+            hint=f"set engine.block_size: {size // layout.cp * layout.cp or layout.cp}",
+        )
     if not kv.total:
         return state, KvLayout(1, size, False, state_blocks=1.0)
     if not engine.hybrid_kv or not kv.local or limits.kv_reserve:

@@ -16,6 +16,7 @@ import numpy as np
 
 from simulator.costs.attention import DecodeAttention, PrefillAttention
 from simulator.costs.build import OperatorBuilder
+from simulator.costs.context import ContextExchange
 from simulator.costs.expert_ranks import RankExperts
 from simulator.costs.kernels import with_kernels
 from simulator.costs.operators import (
@@ -147,8 +148,10 @@ class StepCostModel:
         self._launch_s = kernels * engine.launches.kernel_us * 1e-6
         self._piece_s = spec.layers * engine.launches.piece_us * 1e-6
         self._emit_s = engine.front_end.token_us * 1e-6
-        self._decode_ops = [
-            op for op in self.operators if isinstance(op, DecodeAttention | RecurrentUpdate)
+        self._decode_ops: list[DecodeAttention | RecurrentUpdate | ContextExchange] = [
+            op
+            for op in self.operators
+            if isinstance(op, DecodeAttention | RecurrentUpdate | ContextExchange)
         ]
         self._prefill_ops = [op for op in self.operators if isinstance(op, PrefillAttention)]
         self._token_ops = [
@@ -450,7 +453,7 @@ def _verifying(op: Operator, queries: int) -> Operator:
 
 def _per_token(op: Operator) -> bool:
     sequences = DecodeAttention | PrefillAttention | RecurrentUpdate | RecurrentScan
-    return not isinstance(op, sequences)
+    return not isinstance(op, sequences | ContextExchange)
 
 
 def _sampled(op: Operator) -> bool:

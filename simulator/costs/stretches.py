@@ -6,11 +6,12 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from math import exp, log2
+from typing import Protocol
 
 import numpy as np
 
-from simulator.costs.attention import DecodeAttention, PrefillAttention
-from simulator.costs.recurrent import RecurrentUpdate
+from simulator.costs.attention import PrefillAttention
+from simulator.workload.requests import Floats
 
 Bends = tuple[list[int], list[int], list[float], list[float]]
 """Of each stretch of the context: its end, its start, seconds at its start, seconds a token."""
@@ -20,18 +21,35 @@ _AT_ONCE = 256
 """Numbers of sequences whose lines are computed together."""
 
 
+class PerSequence(Protocol):
+    """What decoding sequences do each for itself, linear in their context between knots."""
+
+    @property
+    def knots(self) -> tuple[float, ...]:
+        """Tokens a sequence at which the time may bend, from 0 on."""
+        ...
+
+    def seconds(self, sequences: Floats, context: Floats) -> Floats:
+        """Duration in all layers; the context is summed over the sequences."""
+        ...
+
+    def tail(self, sequences: Floats) -> Floats:
+        """Growth with each token more in the context beyond the last knot, seconds."""
+        ...
+
+
 class DecodeTable:
     """What each decoding sequence does by itself (attention, recurrent updates) in layers of one
     kind, by the number of sequences."""
 
-    def __init__(self, operators: Sequence[DecodeAttention | RecurrentUpdate]) -> None:
+    def __init__(self, operators: Sequence[PerSequence]) -> None:
         self.operators = operators
         # Knots are whole tokens, so that stretches end at whole contexts.
         self.knots = sorted({int(knot) for op in operators for knot in op.knots})
         self._rows: dict[int, tuple[list[list[float]], list[list[float]]]] = {}
 
     @classmethod
-    def of(cls, operators: Sequence[DecodeAttention | RecurrentUpdate]) -> DecodeTable | None:
+    def of(cls, operators: Sequence[PerSequence]) -> DecodeTable | None:
         """None if there are no such layers."""
         return cls(operators) if operators else None
 
@@ -69,7 +87,7 @@ class PromptAttention:
         """None if there are no such layers."""
         return cls(operators) if operators else None
 
-    def seconds(self, new: int, read: int, pairs: int) -> float:
+    def seconds(self, new: float, read: float, pairs: float) -> float:
         """Duration of attention for ``new`` tokens that read ``read`` in ``pairs`` pairs."""
         total = 0.0
         if not new:

@@ -207,7 +207,7 @@ def kv_bytes_per_rank(spec: ModelSpec, kv: Dtype, layout: Layout) -> KvBytes:
     for group in spec.groups:
         if group.attention is None or _shares_kv(group.attention):
             continue
-        elements = kv_elements(group.attention, layout.tp)
+        elements = kv_elements(group.attention, layout.tp) / layout.cp
         size[group.span.kind == "full"] += group.count * elements * element_bytes(kv)
     return KvBytes(full=size[True], local=size[False])
 

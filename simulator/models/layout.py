@@ -9,14 +9,15 @@ from dataclasses import dataclass
 class Layout:
     """Degrees of parallelism of one replica; 1 everywhere is one device.
 
-    Devices are numbered with ``tp`` innermost, then ``dp``, then ``pp``, so that those who talk
-    most are next to each other.
+    Devices are numbered with ``tp`` innermost, then ``dp`` or ``cp``, then ``pp``, so that those
+    who talk most are next to each other.
 
     Args:
         tp: devices that share every layer (Megatron-LM, arXiv:1909.08053).
         dp: groups of ``tp`` devices that have sequences of their own and share the experts.
         pp: stages of layers, each on devices of its own.
         ep: groups of the ``tp`` · ``dp`` devices of a stage that hold different experts.
+        cp: groups of those devices that share the context of every sequence.
         redundant: further copies of popular experts, placed evenly; None: experts as numbered.
     """
 
@@ -24,12 +25,13 @@ class Layout:
     dp: int = 1
     pp: int = 1
     ep: int = 1
+    cp: int = 1
     redundant: int | None = None
 
     @property
     def devices(self) -> int:
         """Devices of one replica."""
-        return self.tp * self.dp * self.pp
+        return self.tp * self.dp * self.cp * self.pp
 
     @property
     def words(self) -> str:
@@ -39,6 +41,8 @@ class Layout:
             parts.append(f"data-parallel attention {self.dp}")
         if self.pp > 1:
             parts.append(f"pipeline of {self.pp} stages")
+        if self.cp > 1:
+            parts.append(f"context parallelism {self.cp}")
         if self.ep > 1:
             parts.append(f"experts on {self.ep} ranks")
         if self.redundant:

@@ -17,6 +17,8 @@ def check_split(spec: ModelSpec, layout: Layout) -> None:
     """
     if layout.ep > 1 or layout.redundant is not None:
         _check_experts(spec, layout)
+    if layout.cp > 1:
+        _check_context(spec, layout)
     problem = _indivisible(spec, layout)
     if problem is None:
         return
@@ -63,6 +65,27 @@ def _indivisible(spec: ModelSpec, layout: Layout) -> str | None:
         elif mlp is not None and mlp.intermediate % tp:
             return f"feed-forward width {mlp.intermediate} does not divide evenly"
     return None
+
+
+def _check_context(spec: ModelSpec, layout: Layout) -> None:
+    why = ""
+    if any(group.span.kind != "full" for group in spec.groups):
+        why = f"layers of {spec.name} see a window or chunk that lies on one rank"
+    if any(group.recurrent is not None for group in spec.groups):
+        why = f"layers of {spec.name} pass a state from token to token"
+    if why:
+        raise UserError(
+            f"{why}, so that ranks cannot share their context",
+            where="parallelism.cp",
+            hint="leave cp out",
+        )
+    for key, degree in (("dp", layout.dp), ("pp", layout.pp)):
+        if degree > 1:
+            raise UserError(
+                f"context parallelism together with {key} = {degree} is not modelled",
+                where="parallelism.cp",
+                hint=f"use tp and cp, or tp and {key}",
+            )
 
 
 def _check_experts(spec: ModelSpec, layout: Layout) -> None:

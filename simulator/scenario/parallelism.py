@@ -18,6 +18,11 @@ class Parallelism(Model):
         description="expert parallelism: groups of devices that hold different experts; the "
         "devices of a group share every expert of theirs",
     )
+    cp: Count = Field(
+        1,
+        description="context parallelism: groups of devices that share the tokens of prompts and "
+        "the KV cache; each holds all weights",
+    )
     redundant_experts: Annotated[int, Field(ge=0, le=100_000, strict=True)] | None = Field(
         None,
         description="further copies of popular experts in every layer, all placed so that ranks "
