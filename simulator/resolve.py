@@ -94,7 +94,6 @@ def resolve(
     if scenario.engine.speculative is None:
         cost = _steps(layout)(spec, hardware, engine, precision, layout, limits)
     else:
-        _refuse_speculation(layout)
         limits, cost, beside = speculate(
             scenario.engine.speculative,
             Target(spec, hardware, engine, precision, layout, limits),
@@ -148,16 +147,6 @@ def _steps(layout: Layout) -> type[StepCostModel]:
     if layout.dp > 1:
         return LockstepCostModel
     return ContextCostModel if layout.cp > 1 else StepCostModel
-
-
-def _refuse_speculation(layout: Layout) -> None:
-    for key, degree in (("cp", layout.cp), ("dp", layout.dp)):
-        if degree > 1:
-            raise ScenarioError(
-                f"speculative decoding together with {key} = {degree} is not modelled",
-                where="engine.speculative",
-                hint=f"leave it out, or parallelism.{key}",
-            )
 
 
 def _layout(scenario: Scenario) -> Layout:
