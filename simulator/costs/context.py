@@ -61,7 +61,7 @@ class Ring:
         return taken
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RingAttention(PrefillAttention):
     """Attention of prompt chunks in ``count`` layers whose keys and values go round."""
 
