@@ -58,10 +58,12 @@ def speculation_lines(summary: dict[str, Any]) -> list[str]:
     engines = [summary["simulated"]["engine"]]
     engines += [pool["engine"] for pool in summary["simulated"]["pools"].values()]
     who = next(e["speculative"] for e in engines if e["speculative"] is not None)
+    name = " ".join(filter(None, (who["kind"].replace("_", " "), who.get("model"))))
+    plural = "s" if who["tokens"] > 1 else ""
     lines = [
-        f"{who['kind'].replace('_', ' ')}{' ' + who['model'] if 'model' in who else ''}, "
-        f"{number(who['tokens'])} tokens · {number(found['tokens_per_verification'])} tokens per "
-        f"verification · {percent(found['acceptance_rate'])} of drafts accepted",
+        f"{name}, {number(who['tokens'])} token{plural} · "
+        f"{number(found['tokens_per_verification'])} tokens per verification · "
+        f"{percent(found['acceptance_rate'])} of drafts accepted",
         f"drafting takes {percent(found['drafting_time_share'])} of the busy time · rejected "
         f"tokens {percent(found['rejected_flops_share'])} of FLOPs, drafts "
         f"{percent(found['drafting_flops_share'])}",
