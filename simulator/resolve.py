@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from simulator.costs.context_steps import ContextCostModel
-from simulator.costs.lockstep import LockstepCostModel
-from simulator.costs.memory import NOTHING_BESIDE, memory_budget
-from simulator.costs.model import StepCostModel
-from simulator.costs.speculative import SpeculativeCost
+from simulator.costs.memory import NOTHING_BESIDE
+from simulator.costs.replica import (
+    Device,
+    ReplicaCost,
+    check_lanes,
+    cost_model,
+    replica_budget,
+)
 from simulator.deployment import (
     FrontEndTimes,
     Limits,
@@ -51,7 +54,7 @@ class Resolved:
     """A deployment with what the clock needs: its cost model, KV layout and front end."""
 
     deployment: ResolvedDeployment
-    cost: StepCostModel | SpeculativeCost
+    cost: ReplicaCost
     layout: KvLayout
     front_end: FrontEndTimes
 
@@ -89,10 +92,11 @@ def resolve(
     if own is not None and own.overheads is not None:
         engine = engine.model_copy(update={"overheads": (own.overheads,)})
     limits = _limits(scenario, spec, hardware, engine)
+    check_lanes(spec, layout, limits, drafts=scenario.engine.speculative is not None)
     beside = NOTHING_BESIDE
-    cost: StepCostModel | SpeculativeCost
+    cost: ReplicaCost
     if scenario.engine.speculative is None:
-        cost = _steps(layout)(spec, hardware, engine, precision, layout, limits)
+        cost = cost_model(spec, hardware, engine, precision, layout, limits)
     else:
         limits, cost, beside = speculate(
             scenario.engine.speculative,
@@ -103,14 +107,16 @@ def resolve(
             base,
             scenario.measurement.seed,
         )
-    memory, pages = memory_budget(
-        spec, engine, precision, limits, layout,
+    device = Device(
         device_gib=device_gib,
         fraction=scenario.engine.memory_fraction or engine.memory.fraction,
-        kv_cache_tokens=scenario.engine.kv_cache_tokens,
         hardware_title=hardware.title,
         node_devices=hardware.node.devices,
         beside=beside,
+    )
+    memory, pages = replica_budget(
+        spec, engine, precision, limits, layout, device,
+        kv_cache_tokens=scenario.engine.kv_cache_tokens,
     )  # fmt: skip
     usd, note = _price(scenario, hardware)
     deployment = ResolvedDeployment(
@@ -142,16 +148,12 @@ def _in_nodes(hardware: HardwareProfile, asked: Hardware) -> HardwareProfile:
     return hardware.model_copy(update={"node": hardware.node.model_copy(update=changes)})
 
 
-def _steps(layout: Layout) -> type[StepCostModel]:
-    """What prices the steps of a replica that lies on its devices like that."""
-    if layout.dp > 1:
-        return LockstepCostModel
-    return ContextCostModel if layout.cp > 1 else StepCostModel
-
-
 def _layout(scenario: Scenario) -> Layout:
     asked = scenario.parallelism
-    return Layout(tp=asked.tp, ep=asked.ep, cp=asked.cp, redundant=asked.redundant_experts)
+    return Layout(
+        tp=asked.tp, dp=asked.dp, pp=asked.pp, ep=asked.ep, cp=asked.cp,
+        redundant=asked.redundant_experts,
+    )  # fmt: skip
 
 
 def _front_end(engine: EngineProfile, *, random_prompts: bool) -> FrontEndTimes:

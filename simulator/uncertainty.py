@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from simulator.cluster import FrontEndTimes
-from simulator.costs.protocol import Chunk, StepCost
+from simulator.costs.protocol import StepCost
+from simulator.costs.scaled import scaled
 from simulator.deployment import ResolvedDeployment
 from simulator.results.answers import times_of
 from simulator.results.fleet import Member
@@ -52,35 +53,6 @@ class Spread:
 
     prompts: Range
     decode: Range
-
-
-class Scaled:
-    """A cost model whose steps take longer or shorter by a factor (``StepCost``)."""
-
-    def __init__(self, cost: StepCost, prompts: float, decode: float) -> None:
-        self._cost = cost
-        self._prompts = prompts
-        self._decode = decode
-        self.local_span = cost.local_span
-        self.local_is_chunked = cost.local_is_chunked
-
-    def decode(
-        self, sequences: int, context: int, local_context: int, local_growth: int
-    ) -> tuple[float, float, int]:
-        """See ``StepCost.decode``."""
-        first, slope, steps = self._cost.decode(sequences, context, local_context, local_growth)
-        return first * self._decode, slope * self._decode, steps
-
-    def step(
-        self,
-        sequences: int,
-        context: int,
-        local_context: int,
-        chunks: Sequence[Chunk],
-        sampled: int,
-    ) -> float:
-        """See ``StepCost.step``."""
-        return self._prompts * self._cost.step(sequences, context, local_context, chunks, sampled)
 
 
 Steps = tuple[StepCost, FrontEndTimes]
@@ -124,7 +96,7 @@ def uncertainty(
         for spread, (cost, front_end) in zip(spreads, steps, strict=True):
             prompts, decode = math.exp(spread.prompts[side]), math.exp(spread.decode[side])
             around = FrontEndTimes(*(part * prompts for part in front_end))
-            other.append((Scaled(cost, prompts, decode), around))
+            other.append((scaled(cost, prompts, decode), around))
         runs.append(rerun(some, other))
     if any(run.interrupted for run in runs):
         return None

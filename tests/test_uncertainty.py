@@ -10,7 +10,8 @@ import pytest
 
 from simulator import Scenario, simulate
 from simulator.costs.protocol import Chunk
-from simulator.uncertainty import LEVEL, Scaled, _of_order
+from simulator.costs.scaled import Scaled
+from simulator.uncertainty import LEVEL, _of_order
 from simulator.workload import build_requests
 from tests.metronome import Metronome
 

@@ -42,8 +42,11 @@ class ReplicaGroup:
 
     def recorded(self, first: int) -> Group:
         """The group in a record, its replicas numbered from ``first`` on."""
-        blocks = self.lane_layout.blocks * lanes_of(self.cost)
-        return Group(self.name, self.role, first, self.replicas, blocks, self.layout.block_size)
+        lanes = lanes_of(self.cost)
+        blocks = self.lane_layout.blocks * lanes
+        return Group(
+            self.name, self.role, first, self.replicas, blocks, self.layout.block_size, lanes
+        )
 
     @property
     def lane_layout(self) -> KvLayout:

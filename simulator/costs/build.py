@@ -353,15 +353,20 @@ class OperatorBuilder:
             yield self._collective("all_reduce", parts * group.count, hidden * self.wide)
 
     def _ends(self) -> Iterator[Operator]:
+        """What comes before the first layer and after the last one, where they are here."""
         spec = self.spec
-        yield self._elementwise("embedding", 1, 2 * spec.hidden * self.wide)
+        if spec.embeds:
+            yield self._elementwise("embedding", 1, 2 * spec.hidden * self.wide)
+            if self.tp > 1:
+                yield self._collective("all_reduce", 1, spec.hidden * self.wide)
+        if not spec.samples:
+            return
         yield self._elementwise("norm", 1, 4 * spec.hidden * self.wide)
         rows = -(-spec.vocab // self.tp)
         yield self._matmul("lm_head", 1, rows, spec.hidden, self.plain, sampled=True)
         # Logits are written in 16 bits, widened, and passed over for the maximum and the draw.
         yield self._elementwise("sampling", 1, spec.vocab * (self.wide + 3 * 4.0), sampled=True)
         if self.tp > 1:
-            yield self._collective("all_reduce", 1, spec.hidden * self.wide)
             yield self._collective(
                 "all_gather", 1, spec.vocab * self.wide, all_reduce=False, sampled=True
             )

@@ -21,7 +21,7 @@ from simulator.engines.profile import EngineProfile
 from simulator.hardware.profile import HardwareProfile
 from simulator.models.layout import Layout
 from simulator.models.spec import ModelSpec
-from simulator.results.record import StepTable
+from simulator.results.record import StepTable, StepWork
 from simulator.workload.requests import Floats
 
 _ALWAYS = 1 << 60
@@ -187,6 +187,18 @@ class LockstepCostModel(StepCostModel):
         return self._experts_s[block][place]
 
     # --- after the run ---------------------------------------------------------------------------
+
+    def account(self, steps: StepTable) -> StepWork:
+        """See ``Accountant.account``. A row's energy is that of its part of the replica, idle ranks
+        included; its devices work but for the time in which they wait for slower ranks."""
+        work = super().account(steps)
+        part = self._view(steps).devices / self.devices
+        return replace(
+            work,
+            link_bytes=work.link_bytes * part,
+            busy_s=(steps.duration_s - steps.stall_s) / self.ranks,
+            powered_s=steps.duration_s * part,
+        )
 
     def _view(self, steps: StepTable) -> View:
         return _RankView(self._shape_of(steps), steps, self.ranks, self.devices)

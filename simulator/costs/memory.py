@@ -65,7 +65,7 @@ def activation_bytes(spec: ModelSpec, limits: Limits, layout: Layout) -> float:
         widest = max(widest, rows * width / layout.tp + results)
     layers = tokens * (3 * hidden + widest) * 2.0 + _score_bytes(spec, limits, layout)
     logits = min(-(-limits.decode_tokens // layout.cp), tokens) * spec.vocab * 4.0 * 2.0
-    return layers + logits
+    return layers + (logits if spec.samples else 0.0)
 
 
 def _score_bytes(spec: ModelSpec, limits: Limits, layout: Layout) -> float:

@@ -80,14 +80,17 @@ def element_bytes(dtype: Dtype, group: int | None = None) -> float:
 
 
 def tensors(spec: ModelSpec) -> Iterator[Tensor]:
-    """All weights of the model."""
+    """All weights of the model, or of the part of it."""
     hidden = spec.hidden
     matrix = Tensor("embedding", spec.vocab * hidden, 1, 1, spec.vocab, "other")
-    yield matrix
-    if not spec.tied_embeddings:
-        yield matrix._replace(name="lm_head")
     width = 2 * hidden if spec.norm_bias else hidden
-    yield Tensor("final_norm", width, 1, 1, 1, "other")
+    if spec.embeds:
+        yield matrix
+    if spec.samples:
+        # A tied head needs a copy of its own where the embedding is elsewhere.
+        if not (spec.tied_embeddings and spec.embeds):
+            yield matrix._replace(name="lm_head")
+        yield Tensor("final_norm", width, 1, 1, 1, "other")
     for group in spec.groups:
         yield Tensor("norms", width * group.norms, group.count, group.count, 1, "other")
         yield from layer_tensors(group, hidden)

@@ -139,6 +139,7 @@ def parse_decoder(values: Mapping[str, Any], name: str, origin: str, text: str =
         recurrent_dtype=recurrent_dtype(config),
         norm_bias=architecture.norm_bias,
         mtp=_mtp(config, kind, layers),
+        order=_order(layers),
     )
     return Decoder(spec, tuple(layers), config, kind)
 
@@ -170,6 +171,12 @@ def _merge(layers: list[Layer]) -> tuple[LayerGroup, ...]:
         LayerGroup(number, layer.attention, layer.span, layer.mlp, layer.norms, layer.recurrent)
         for layer, number in counts.items()
     )
+
+
+def _order(layers: list[Layer]) -> tuple[int, ...]:
+    """The number of each layer's group."""
+    numbers: dict[Layer, int] = {}
+    return tuple(numbers.setdefault(layer, len(numbers)) for layer in layers)
 
 
 def _mtp(config: Config, kind: str, layers: list[Layer]) -> MtpHead | None:

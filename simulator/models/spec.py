@@ -168,6 +168,10 @@ class ModelSpec:
         norm_bias: norms over the residual stream have a bias as well.
         mtp: modules that predict further tokens, which a server may leave out; they count neither
             as parameters nor as weights here (simulator.models.counting has both apart).
+        order: of each layer, from the first to the last, the number of its group; nothing: the
+            groups follow each other.
+        embeds, samples: of a part of a model, whether the embedding and whether the last norm and
+            the LM head belong to it.
     """
 
     name: str
@@ -185,6 +189,9 @@ class ModelSpec:
     recurrent_dtype: Dtype | None = None
     norm_bias: bool = False
     mtp: MtpHead | None = None
+    order: tuple[int, ...] = ()
+    embeds: bool = True
+    samples: bool = True
 
     @property
     def layers(self) -> int:

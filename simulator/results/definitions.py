@@ -253,7 +253,14 @@ DEFINITIONS: tuple[Definition, ...] = (
         "preemption, or padding of static batches.", "lower",
     ),
     Definition(
-        "utilization.busy_share", "Utilization", "%", "Share of the time in which a step runs."
+        "utilization.busy_share", "Utilization", "%",
+        "Share of the time in which a step runs; of replicas in stages or with data-parallel "
+        "attention, in which a device works on one, all devices averaged.",
+    ),
+    Definition(
+        "utilization.bubble_share", "Pipeline bubbles", "%",
+        "Share of the time in which a replica has a step under way, but a device waits for other "
+        "stages or ranks, all devices averaged; 0 where replicas have neither.", "lower",
     ),
     Definition(
         "utilization.mfu", "MFU", "%",

@@ -60,6 +60,11 @@ class Part:
         """Devices that one replica occupies."""
         return self.deployment.devices_per_replica
 
+    @property
+    def lanes(self) -> int:
+        """Schedulers of one replica."""
+        return self.record.groups[0].lanes
+
 
 def parts_of(members: Sequence[Member], record: RunRecord, window: Window) -> list[Part]:
     """One part a group of the record, priced."""

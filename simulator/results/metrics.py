@@ -93,7 +93,7 @@ def _used(parts: Sequence[Part], window: Window, out: Delivered) -> dict[str, An
         "kv_cache": kv_section(parts),
         "scheduling": scheduling_section(parts, window),
         "speculation": speculation_section(parts),
-        "utilization": utilization_section(parts),
+        "utilization": utilization_section(parts, window),
         "energy": energy_section(parts, window, out),
         "cost": cost_section(parts, window, out),
     }

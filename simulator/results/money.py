@@ -19,12 +19,12 @@ def energy_section(parts: Sequence[Part], window: Window, out: Delivered) -> dic
     pue, intensity = energy.pue, energy.grid_gco2e_per_kwh
     span = window.duration_s
     idle_j = sum(
-        part.accountant.idle_w * max(0.0, part.held_s - part.sums.busy_s) for part in parts
+        part.accountant.idle_w * max(0.0, part.held_s - part.sums.powered_s) for part in parts
     )
     joules = pue * (sum(part.sums.step_energy_j for part in parts) + idle_j)
     run_joules = pue * sum(
         part.sums.run_energy_j
-        + part.accountant.idle_w * max(0.0, part.run_held_s - part.sums.run_busy_s)
+        + part.accountant.idle_w * max(0.0, part.run_held_s - part.sums.run_powered_s)
         for part in parts
     )
     devices = devices_held(parts, window)

@@ -123,7 +123,8 @@ class Gaps:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Replicas of one kind, numbered from ``first`` on: a pool."""
+    """Replicas of one kind, numbered from ``first`` on: a pool. ``kv_blocks``: of all ``lanes`` of
+    a replica together."""
 
     name: str
     role: Role
@@ -131,6 +132,7 @@ class Group:
     count: int
     kv_blocks: int
     block_size: int
+    lanes: int = 1
 
     @property
     def end(self) -> int:
@@ -223,6 +225,9 @@ class StepWork:
         resource_s: seconds by binding resource: compute, memory, network, host, latency, stall.
         load: what power depends on, by coefficient of the power curve, each from 0 to 1.
         lost_flops: FLOPs that bring no token, by cause: ``drafting`` and ``rejected``.
+        busy_s: replica-seconds in which devices work on the row, where it has only some of them or
+            waits for others; None: all of its duration.
+        powered_s: replica-seconds whose energy ``energy_j`` is; None: as its duration.
     """
 
     model_flops: Floats
@@ -233,6 +238,8 @@ class StepWork:
     resource_s: dict[str, Floats] = field(default_factory=dict)
     load: dict[str, Floats] = field(default_factory=dict)
     lost_flops: dict[str, Floats] = field(default_factory=dict)
+    busy_s: Floats | None = None
+    powered_s: Floats | None = None
 
 
 class Accountant(Protocol):

@@ -177,13 +177,14 @@ def _usage(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if queue["wasted_prefill_share"]:
         cache += f" · {percent(queue['wasted_prefill_share'])} of prefill recomputed or padding"
     drafts = speculation_lines(summary)
+    bubbles = f"bubbles {percent(use['bubble_share'])} · " if use["bubble_share"] else ""
     return [
         ("KV cache", cache),
         ("Queue", f"batch {number(queue['batch_size_mean'])} on average, "
          f"{number(queue['batch_size_max'])} at most · waiting {number(queue['waiting_mean'], 2)}, "
          f"{number(queue['waiting_max'])} at most"),
         *(("Speculation" if i == 0 else "", line) for i, line in enumerate(drafts)),
-        ("Utilization", f"busy {percent(use['busy_share'])} · MFU {percent(use['mfu'])} · "
+        ("Utilization", f"busy {percent(use['busy_share'])} · {bubbles}MFU {percent(use['mfu'])} · "
          f"MBU {percent(use['mbu'])}"),
         ("", use["verdict"]),
     ]  # fmt: skip

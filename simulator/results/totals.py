@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
 
+from simulator.results import lanes
 from simulator.results.record import Accountant, RunRecord, StepTable, StepWork
 from simulator.results.stretches import cut_at, rows
 from simulator.results.window import Window
@@ -33,7 +34,8 @@ class PhaseTotals:
 @dataclass(slots=True)
 class Totals:
     """Sums over all replicas. Times in replica-seconds; a step that runs across an edge of the
-    window counts by the share of it that lies inside, its tokens where it ends.
+    window counts by the share of it that lies inside, its tokens where it ends. Where replicas have
+    several lanes, each lane's steps count for themselves, and times are lane-seconds.
 
     Args:
         phases: time by kind of step.
@@ -47,7 +49,9 @@ class Totals:
         sequences: sequences that took part in a step, summed over steps.
         running_s, kv_blocks_s, kv_tokens_s: integrals over time of sequences admitted, KV blocks in
             use and tokens stored.
-        most_running, most_waiting, most_kv_blocks, most_sequences: on any one replica.
+        not_worked_s, not_powered_s, run_not_powered_s: of ``busy_s`` and ``run_busy_s``, what
+            ``StepWork.busy_s`` and ``powered_s`` leave out.
+        most_running, most_waiting, most_kv_blocks: on any one replica. most_sequences: in a step.
         run_busy_s, run_energy_j, run_running_s: of the whole run; the last one is the integral of
             sequences admitted.
     """
@@ -68,6 +72,9 @@ class Totals:
     running_s: float = 0.0
     kv_blocks_s: float = 0.0
     kv_tokens_s: float = 0.0
+    not_worked_s: float = 0.0
+    not_powered_s: float = 0.0
+    run_not_powered_s: float = 0.0
     most_running: int = 0
     most_waiting: int = 0
     most_kv_blocks: int = 0
@@ -83,8 +90,23 @@ class Totals:
 
     @property
     def busy_s(self) -> float:
-        """Replica-seconds within the window in which a step ran."""
+        """Seconds within the window in which a step ran, of all lanes."""
         return sum(phase.busy_s for phase in self.phases.values())
+
+    @property
+    def worked_s(self) -> float:
+        """Replica-seconds within the window in which devices worked on a step."""
+        return self.busy_s - self.not_worked_s
+
+    @property
+    def powered_s(self) -> float:
+        """Replica-seconds whose energy ``step_energy_j`` is; otherwise devices idled."""
+        return self.busy_s - self.not_powered_s
+
+    @property
+    def run_powered_s(self) -> float:
+        """The same of the whole run and ``run_energy_j``."""
+        return self.run_busy_s - self.run_not_powered_s
 
 
 def summed(parts: Sequence[Totals]) -> Totals:
@@ -117,13 +139,33 @@ def totals(record: RunRecord, accountant: Accountant, window: Window, *, kv_grow
             several steps used fewer on average than at its end.
     """
     result = Totals()
-    for start in range(0, len(record.steps), _CHUNK):
-        part = rows(record.steps, start, start + _CHUNK)
+    for start, stop in _chunks(record):
+        part = rows(record.steps, start, stop)
         part = cut_at(cut_at(part, window.start_s), window.end_s)
         _add(result, part, accountant.account(part), window, kv_grows=kv_grows)
+    if record.lane is not None:
+        edges = (window.start_s, window.end_s)
+        for name, column in (
+            ("most_running", record.steps.running),
+            ("most_waiting", record.steps.waiting),
+            ("most_kv_blocks", record.steps.kv_blocks),
+        ):
+            setattr(result, name, lanes.most(record.steps, column, *edges))
     inside = window.holds(record.gaps.at_s)
     result.output_tokens += int(record.gaps.count[inside].sum())
     return result
+
+
+def _chunks(record: RunRecord) -> Iterator[tuple[int, int]]:
+    """Ranges of rows; lanes that step together stay together."""
+    start_s, start = record.steps.start_s, 0
+    while start < len(start_s):
+        stop = min(start + _CHUNK, len(start_s))
+        if record.lane is not None:
+            while stop < len(start_s) and start_s[stop] == start_s[stop - 1]:
+                stop += 1
+        yield start, stop
+        start = stop
 
 
 def _add(
@@ -143,6 +185,11 @@ def _add(
         result.drafting_flops += _dot(work.lost_flops["drafting"], share)
         result.rejected_flops += _dot(work.lost_flops["rejected"], share)
     result.run_busy_s += float(duration.sum())
+    if work.busy_s is not None:
+        result.not_worked_s += _dot(duration - work.busy_s, share)
+    if work.powered_s is not None:
+        result.not_powered_s += _dot(duration - work.powered_s, share)
+        result.run_not_powered_s += float((duration - work.powered_s).sum())
     result.run_energy_j += float(work.energy_j.sum())
     result.run_running_s += _dot(duration, steps.running)
     result.output_tokens += int(steps.tokens[ended].sum())

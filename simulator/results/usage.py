@@ -9,6 +9,7 @@ import numpy as np
 
 from simulator.deployment import ResolvedDeployment
 from simulator.results.fleet import Part, added
+from simulator.results.lanes import active_s
 from simulator.results.moved import moved_section
 from simulator.results.record import LANES_APART, TIMED_OUT, RunRecord
 from simulator.results.totals import PhaseTotals, Totals
@@ -150,11 +151,11 @@ def _fragmentation(parts: Sequence[Part], sums: Totals, allocated: float) -> flo
     return max(0.0, 1.0 - sums.kv_tokens_s / allocated) if allocated else None
 
 
-def utilization_section(parts: Sequence[Part]) -> dict[str, Any]:
+def utilization_section(parts: Sequence[Part], window: Window) -> dict[str, Any]:
     """Shares of the time in which devices were held, of the peaks, and what binds."""
     sums = added(parts)
     span = sum(part.held_s for part in parts)
-    busy = sums.busy_s
+    busy = sums.worked_s
 
     def over(amount: float, whole: float) -> float | None:
         return amount / whole if whole > 0 else None
@@ -162,25 +163,40 @@ def utilization_section(parts: Sequence[Part]) -> dict[str, Any]:
     def of_peak(amount: str, peak: str, *, held: bool) -> float | None:
         done = sum(getattr(part.sums, amount) for part in parts)
         most = sum(
-            getattr(part.accountant, peak) * (part.held_s if held else part.sums.busy_s)
+            getattr(part.accountant, peak) * (part.held_s if held else part.sums.worked_s)
             for part in parts
         )
         return over(done, most)
 
     return {
         "busy_share": over(min(busy, span), span),  # sums of times are rounded
+        "bubble_share": over(_bubbles_s(parts, window), span),
         "mfu": of_peak("model_flops", "peak_flops", held=True),
         "mbu": of_peak("hbm_bytes", "peak_bytes_per_s", held=True),
         "mfu_while_busy": of_peak("model_flops", "peak_flops", held=False),
         "mbu_while_busy": of_peak("hbm_bytes", "peak_bytes_per_s", held=False),
         "link_gb_per_s_per_device_mean": over(sums.link_bytes / 1e9, span),
-        "link_busy_share": over(
-            sum(phase.resource_s.get("network", 0.0) for phase in sums.phases.values()), span
-        ),
-        "steps_with_prompts": _phase(sums.phases["prefill"], busy),
-        "decode_only_steps": _phase(sums.phases["decode"], busy),
+        "link_busy_share": over(sum(_network_s(part) for part in parts), span),
+        "steps_with_prompts": _phase(sums.phases["prefill"], sums.busy_s),
+        "decode_only_steps": _phase(sums.phases["decode"], sums.busy_s),
         "verdict": verdict(sums),
     }
+
+
+def _bubbles_s(parts: Sequence[Part], window: Window) -> float:
+    """Replica-seconds in which a lane has a step under way, but devices wait for other stages or
+    ranks. Replicas with one lane have none."""
+    return sum(
+        max(0.0, active_s(part.record.steps, window.start_s, window.end_s) - part.sums.worked_s)
+        for part in parts
+        if part.lanes > 1
+    )
+
+
+def _network_s(part: Part) -> float:
+    """Replica-seconds of operators bound by the link; each lane has its share of the devices."""
+    phases = part.sums.phases.values()
+    return sum(phase.resource_s.get("network", 0.0) for phase in phases) / part.lanes
 
 
 def _phase(phase: PhaseTotals, busy_s: float) -> dict[str, Any]:

@@ -13,6 +13,16 @@ class Parallelism(Model):
     """How one replica spreads over devices."""
 
     tp: Count = Field(1, description="tensor parallelism: devices that share every layer")
+    pp: Count = Field(
+        1,
+        description="pipeline parallelism: stages of layers, each on devices of its own, with up "
+        "to as many micro-batches in flight",
+    )
+    dp: Count = Field(
+        1,
+        description="data-parallel attention: ranks with sequences and KV cache of their own that "
+        "share the experts and step together",
+    )
     ep: Count = Field(
         1,
         description="expert parallelism: groups of devices that hold different experts; the "
