@@ -49,13 +49,6 @@ def check_lanes(spec: ModelSpec, layout: Layout, limits: Limits, *, drafts: bool
             where="parallelism.dp",
             hint="use pp or dp, not both",
         )
-    if layout.cp > 1 and max(layout.pp, layout.dp) > 1:
-        raise ScenarioError(
-            "ranks that share contexts step as one scheduler plans, and stages or data-parallel "
-            "ranks have several",
-            where="parallelism.cp",
-            hint="use cp with tp and ep only",
-        )
     if layout.dp > 1 and not any(isinstance(group.mlp, MoeMlp) for group in spec.groups):
         raise ScenarioError(
             f"{spec.name} has no experts that data-parallel ranks could share, so each rank would "
