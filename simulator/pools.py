@@ -77,10 +77,6 @@ def resolve_pools(
         resolved = resolve(scenario, base, engine)
         return (ResolvedPool("default", "serve", resolved, 0, scenario.deployment.replicas),)
     _check_classes(scenario)
-    if any(pool.role != "serve" for pool in asked):
-        raise ScenarioError(
-            "pools with the roles prefill and decode cannot be simulated", where="deployment.pools"
-        )
     pools: list[ResolvedPool] = []
     first = 0
     for number, pool in enumerate(asked):

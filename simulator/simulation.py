@@ -55,10 +55,12 @@ def simulate(
     from simulator.results import Result
     from simulator.results.fleet import Member
     from simulator.terms import class_terms
+    from simulator.transfers import paths_of
     from simulator.uncertainty import uncertainty
     from simulator.workload import build_requests
 
     pools = resolve_pools(scenario, base, engine)
+    paths_of(scenario, pools)
     seed = scenario.measurement.seed
     requests = build_requests(scenario.workload, np.random.default_rng(seed), base)
     serving = scenario.deployment
@@ -82,6 +84,7 @@ def simulate(
             network_s=serving.network_ms / 1e3,
             oversized=serving.oversized_requests,
             progress=told,
+            paths=paths_of(scenario, pools),
         )
 
     steps = [(pool.resolved.cost, pool.resolved.front_end) for pool in pools]

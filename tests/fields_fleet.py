@@ -42,6 +42,11 @@ CODE: dict[str, Any] = {
     },
 }  # fmt: skip
 
+APART: dict[str, Any] = {
+    "deployment.pools": [{"name": "p", "role": "prefill"}, {"name": "d", "role": "decode"}],
+    "deployment.transfer.gb_per_s": 1.0,
+}
+
 CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("deployment.pools", _pools(), {}),
     ("deployment.pools", _pools(replicas=2), TWO),
@@ -53,6 +58,13 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("deployment.pools", _pools(usd_per_device_hour=0.5), TWO),
     ("deployment.pools", _pools(weight=4.0), TWO),
     ("deployment.pools", _pools(classes=["code"]), TWO | CODE),
+    ("deployment.pools", [*APART["deployment.pools"], {"name": "e", "role": "decode"}], APART),
+    ("deployment.transfer.mode", "whole", APART),
+    ("deployment.transfer.gb_per_s", 5.0, APART),
+    ("deployment.transfer.shared_gb_per_s", 0.2, APART),
+    ("deployment.transfer.latency_ms", 9.0, APART),
+    ("deployment.transfer.over", "link",
+     APART | {"deployment.transfer.gb_per_s": None, "deployment.transfer.mode": "whole"}),
     ("deployment.router", {"kind": "session_affinity"}, SESSIONS),
     ("deployment.router", {"kind": "session_affinity", "max_imbalance": 0},
      SESSIONS | {"deployment.router": {"kind": "session_affinity"}}),

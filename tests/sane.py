@@ -14,7 +14,8 @@ def tokens_in_rows(record: RunRecord) -> int:
     """Output tokens that came out of the steps."""
     table = record.steps
     rows = table.tokens
-    return int(rows.sum() + record.gaps.count.sum())
+    landed = 0 if record.stages is None else int(np.isfinite(record.stages.landed_s).sum())
+    return int(rows.sum() + record.gaps.count.sum()) + landed
 
 
 def check_record(record: RunRecord, limits: Limits, *, delay_s: float = 0.0) -> None:

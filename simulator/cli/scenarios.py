@@ -57,10 +57,12 @@ def check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     from simulator.cluster.feasible import check_groups
     from simulator.pools import group_of, resolve_pools
+    from simulator.transfers import paths_of
     from simulator.workload import build_requests
 
     with loaded(file, overrides) as scenario:
         pools = resolve_pools(scenario)
+        paths_of(scenario, pools)
         rng = np.random.default_rng(scenario.measurement.seed)
         requests = build_requests(scenario.workload, rng)
         groups = [group_of(pool, pool.resolved.cost, pool.resolved.front_end) for pool in pools]

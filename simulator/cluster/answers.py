@@ -149,6 +149,11 @@ class AnswerClock:
             else:
                 self._watch(sequence)
 
+    def joins(self, sequence: Sequence) -> None:
+        """A sequence that has its first token from elsewhere decodes from the next step on."""
+        if sequence.answer_at:
+            self._watch(sequence)
+
     def _watch(self, sequence: Sequence) -> None:
         """Remembers when the answer of a sequence that decodes from now on begins."""
         due = self._decoded + sequence.answer_at - sequence.generated

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +30,11 @@ def check_groups(
         among = None
         if group.classes is not None:
             among = np.array([group.serves(name) for name in requests.classes])[requests.class_id]
+        seen = requests
+        if group.role == "prefill":  # it stores prompts only
+            seen = replace(requests, output_tokens=np.ones_like(requests.output_tokens))
         bad |= check_requests(
-            requests, group.limits, group.lane_layout, oversized=oversized, among=among
+            seen, group.limits, group.lane_layout, oversized=oversized, among=among
         )
     return bad
 

@@ -9,6 +9,7 @@ from typing import cast
 from simpy import Environment
 
 from simulator.cluster.alone import Alone
+from simulator.cluster.disaggregation import DecodeReplica, PrefillReplica
 from simulator.cluster.groups import lanes_of, share_of_lane
 from simulator.cluster.lockstep import Lockstep
 from simulator.cluster.pipeline import Pipeline
@@ -18,9 +19,16 @@ from simulator.cluster.replica import Replica
 from simulator.costs.protocol import LockstepCost, PipelineCost, StepCost
 from simulator.deployment import FrontEndTimes, Limits
 from simulator.errors import ScenarioError
+from simulator.scenario.pools import Role
 from simulator.serving.kv_cache import KvLayout
 from simulator.serving.policies import make_scheduler
 from simulator.serving.sequence import Sequence
+
+REPLICAS: dict[Role, type[Replica]] = {
+    "prefill": PrefillReplica,
+    "decode": DecodeReplica,
+}
+"""Replicas of pools that do not serve whole requests, by their role."""
 
 
 def make_replica(
@@ -40,6 +48,7 @@ def make_replica(
     alone: Alone,
     rank: Rank | None = None,
     weights: tuple[float, ...] = (),
+    role: Role = "serve",
 ) -> Replica:
     """A replica with empty queues; see ``Replica``.
 
@@ -51,6 +60,7 @@ def make_replica(
         layout: KV blocks of the whole replica.
         alone, rank: see ``Replica``.
         weights: see ``make_scheduler``.
+        role: of its pool; ``make`` is for the role ``serve``.
 
     Raises:
         ScenarioError: KV memory of several lanes would have to leave the devices, or be contiguous.
@@ -67,7 +77,7 @@ def make_replica(
     if isinstance(cost, PipelineCost):
         limits = replace(limits, max_num_seqs=max(1, limits.max_num_seqs // lanes))
     schedulers = [
-        make_scheduler(limits, share, cost.local_span, cost.local_is_chunked, weights)
+        make_scheduler(limits, share, cost.local_span, cost.local_is_chunked, weights, role)
         for _ in range(lanes)
     ]
     if isinstance(cost, PipelineCost):
@@ -85,7 +95,7 @@ def make_replica(
         )  # fmt: skip
         lockstep.alone = alone
         return cast("Replica", lockstep)
-    replica = make(
+    replica = (make if role == "serve" else REPLICAS[role])(
         number, env, schedulers[0], cost, recorder, loads,
         front_end=front_end, response_s=response_s, window_s=window_s,
         plans_ahead=limits.async_scheduling, ended=ended, rank=rank,

@@ -16,6 +16,7 @@ from simulator.results.record import (
     Gaps,
     Group,
     RunRecord,
+    Stages,
     StepTable,
 )
 from simulator.results.waste import KvWaste
@@ -103,6 +104,7 @@ class Recorder:
         *,
         groups: tuple[Group, ...],
         held: np.ndarray | None,
+        stages: Stages | None,
         end_s: float,
         interrupted: bool,
         wall_s: float,
@@ -146,6 +148,7 @@ class Recorder:
             block_size=max(group.block_size for group in groups),
             groups=groups,
             held=held,
+            stages=stages,
             end_s=end_s,
             interrupted=interrupted,
             refusals=self.refusals,

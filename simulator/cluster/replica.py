@@ -247,7 +247,7 @@ class Replica:
             plan = self._schedule(now)
         self._plan = plan
         if plan is None:
-            if scheduler.waiting:
+            if self.window_s and scheduler.waiting:
                 self._wake(max(0.0, self._oldest_s() + self.window_s - now))
             return
         if plan.interrupted:
@@ -352,16 +352,21 @@ class Replica:
         if len(rows) >= FLUSH_AT:
             recorder.flush()
         if ended:
-            self.loads[self.number] -= len(ended)
-            finish_s = recorder.finish_s
-            for sequence in ended:
-                finish_s[sequence.index] = at
-                if sequence.preemptions:
-                    recorder.preemptions[sequence.index] = sequence.preemptions
-            if self.ended is not None:
-                self.ended(ended)
+            self._leave(ended, at)
         if self.answers is not None:
             self.answers.note(plan, steps, at)
+
+    def _leave(self, ended: list[Sequence], at: float) -> None:
+        """Sequences have ended; their last tokens come to their clients at ``at``."""
+        recorder = self.recorder
+        self.loads[self.number] -= len(ended)
+        finish_s = recorder.finish_s
+        for sequence in ended:
+            finish_s[sequence.index] = at
+            if sequence.preemptions:
+                recorder.preemptions[sequence.index] = sequence.preemptions
+        if self.ended is not None:
+            self.ended(ended)
 
     def _tokens_of_prompts(self, plan: Plan, now: float, at: float) -> int:
         """Records the tokens that the ends of prompts gave, which come to their clients at ``at``;

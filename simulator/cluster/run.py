@@ -16,6 +16,7 @@ from simpy import Environment, Event
 from simulator.cluster.admission import Gate, Traffic
 from simulator.cluster.alone import Alone
 from simulator.cluster.answers import dependents_of, kept_together, sequences_of, watch_answers
+from simulator.cluster.disaggregation import Handover, Journey, Paths
 from simulator.cluster.feasible import check_groups
 from simulator.cluster.groups import ReplicaGroup
 from simulator.cluster.kinds import make_replica
@@ -27,9 +28,11 @@ from simulator.cluster.routing import Routing
 from simulator.cluster.wake import LAST, NORMAL, Wake
 from simulator.costs.protocol import StepCost
 from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
+from simulator.errors import ScenarioError
 from simulator.results.record import REJECTED, TIMED_OUT, Group, RunRecord
 from simulator.scenario.admission import Admission
 from simulator.scenario.policies import DynamicPolicy
+from simulator.scenario.pools import Role
 from simulator.scenario.routers import RoundRobinRouter, Router
 from simulator.serving.kv_cache import KvLayout
 from simulator.serving.sequence import Sequence
@@ -109,17 +112,26 @@ def run_groups(
     network_s: float = 0.0,
     oversized: str = "error",
     progress: Progress | None = None,
+    paths: Paths | None = None,
 ) -> RunRecord:
     """As ``run_cluster``, with replicas of several kinds; they are numbered group by group.
 
-    Every traffic class is served by some group.
+    Every traffic class is served by some group of each role. ``paths``: from those that compute
+    prompts to those that go on; None where all serve whole requests.
     """
     requests.check_integrity()
+    if paths is not None and requests.answers is not None and requests.answers.several:
+        raise ScenarioError(
+            "several answers to a prompt cannot go to a decode pool",
+            where="workload",
+            hint="leave out samples, or the pools with the roles prefill and decode",
+        )
     rejected = check_groups(requests, groups, oversized=oversized)
     cluster = _Cluster(
         requests, groups, rejected,
         router=router, seed=seed, terms=terms or (ClassTerms(),) * len(requests.classes),
         admission=admission, timeout_s=timeout_s, network_s=network_s, progress=progress,
+        paths=paths,
     )  # fmt: skip
     return cluster.run()
 
@@ -140,6 +152,7 @@ class _Cluster:
         timeout_s: float | None,
         network_s: float,
         progress: Progress | None,
+        paths: Paths | None,
     ) -> None:
         self.env = Environment()
         self.requests = requests
@@ -158,11 +171,23 @@ class _Cluster:
         for group in groups:
             self.replicas += self._replicas_of(group, loads)
         rng = np.random.default_rng([seed, 0x726F757465])
-        choose = Routing(groups, self.replicas, loads, router, rng, requests, ("serve",)).chooser()
-        self._choose = kept_together(choose, requests, self.replicas, self.recorder.replica)
         self._sequences = sequences_of(requests)
         traffic = Traffic(requests, terms, self.recorder.sent_s)
         self._gate = None if admission is None else Gate(admission, traffic, seed)
+        self._handover: Handover | None = None
+
+        def choose(*roles: Role) -> Callable[[Sequence], Replica]:
+            return Routing(groups, self.replicas, loads, router, rng, requests, roles).chooser()
+
+        if paths is None:
+            self._choose = kept_together(
+                choose("serve"), requests, self.replicas, self.recorder.replica
+            )
+        else:
+            self._handover = Handover(
+                self.env, self.recorder, paths, choose("prefill"), choose("decode"),
+                self._sequences.make, self.replicas, len(requests),
+            )  # fmt: skip
         self._rejected: list[bool] | None = rejected.tolist() if rejected.any() else None
         self._response_s = groups[0].front_end.response_s + network_s
 
@@ -181,6 +206,7 @@ class _Cluster:
         made = [
             make_replica(
                 make(number), number, self.env, limits, group.layout, cost, self.recorder, loads,
+                role=group.role,
                 front_end=group.front_end,
                 response_s=response_s,
                 window_s=window_s,
@@ -248,12 +274,20 @@ class _Cluster:
             self._last_s = self.env.now
             self._after(index, self.env.now + self._response_s, served=False)
             return
-        sequence = self._sequences.make(index)
-        replica = self._choose(sequence)
-        if self._gate is not None and not self._gate.admits(sequence, replica, self.env.now):
+        replica: Replica | Journey
+        if self._handover is not None:
+            sequence, replica, admitted = self._handover.deliver(index, self._gate)
+        else:
+            sequence = self._sequences.make(index)
+            replica = home = self._choose(sequence)
+            gate = self._gate
+            admitted = gate is None or gate.admits(sequence, home, self.env.now)
+            if admitted:
+                home.receive(sequence)
+        if not admitted:
+            assert self._gate is not None
             self._refuse(index, self._gate)
             return
-        replica.receive(sequence)
         if self.timeout_s is not None:
             self._watch(sequence, replica, self.recorder.sent_s[index] + self.timeout_s)
 
@@ -274,7 +308,7 @@ class _Cluster:
         self._last_s = max(self._last_s, self.env.now)
         self._after(index, heard, served=False)
 
-    def _watch(self, sequence: Sequence, replica: Replica, deadline: float) -> None:
+    def _watch(self, sequence: Sequence, replica: Replica | Journey, deadline: float) -> None:
         """The client gives up at its deadline if the last token is not there by then."""
 
         def warn(_: Event) -> None:
@@ -350,6 +384,7 @@ class _Cluster:
         return self.recorder.record(
             groups=tuple(self._recorded()),
             held=None,
+            stages=None if self._handover is None else self._handover.stages(),
             end_s=max(last, float(self.env.now)) if interrupted else last,
             interrupted=interrupted,
             wall_s=perf_counter() - started,

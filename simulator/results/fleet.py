@@ -66,12 +66,22 @@ class Part:
         return self.record.groups[0].lanes
 
 
+def response_s(deployment: ResolvedDeployment) -> float:
+    """From the end of a step to its tokens at the client."""
+    network_ms = deployment.scenario.deployment.network_ms
+    return (deployment.engine.front_end.response_ms + network_ms) / 1e3
+
+
 def parts_of(members: Sequence[Member], record: RunRecord, window: Window) -> list[Part]:
     """One part a group of the record, priced."""
     whole = end_of_run(record)
     parts = []
     for member, group in zip(members, record.groups, strict=True):
-        own = record if len(record.groups) == 1 else _seen_by(record, group)
+        own = (
+            record
+            if len(record.groups) == 1
+            else _seen_by(record, group, response_s(member.deployment))
+        )
         limits = member.deployment.limits
         kv_grows = limits.policy.kind in _GROWING and not limits.kv_reserve
         parts.append(
@@ -101,27 +111,46 @@ def held_s(record: RunRecord, group: Group, start_s: float, end_s: float) -> flo
     )
 
 
-def _seen_by(record: RunRecord, group: Group) -> RunRecord:
-    """The record of one group: its steps, and the times of the requests that it served."""
+def _seen_by(record: RunRecord, group: Group, back_s: float) -> RunRecord:
+    """The record of one group: its steps, and the times of the requests that it served, as it saw
+    them. ``back_s``: from the end of a step to its tokens at the client."""
     rows = (record.steps.replica >= group.first) & (record.steps.replica < group.end)
-    served = (record.replica >= group.first) & (record.replica < group.end)
+    queued_s, start_s = record.queued_s, record.start_s
+    first_s, finish_s = record.first_token_s, record.finish_s
+    cached, preemptions, stages = record.cached_tokens, record.preemptions, record.stages
+    replica = record.replica
+    if stages is not None and group.role == "prefill":
+        replica = stages.prefill_replica
+        # What ends for this pool with the prompt ends with no token at a client.
+        handed = np.isfinite(stages.prompt_done_s)
+        first_s = np.where(handed, np.nan, first_s)
+        finish_s = np.where(handed, stages.prompt_done_s + back_s, finish_s)
+        preemptions, stages = np.zeros_like(preemptions), None
+    elif stages is not None:
+        landed = np.isfinite(stages.landed_s)
+        replica = np.where(landed, replica, -1)
+        queued_s, start_s = stages.prompt_done_s, stages.landed_s
+        cached = np.zeros_like(cached)
+    served = (replica >= group.first) & (replica < group.end)
 
     def own(times: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return np.where(served, times, np.nan)
 
     return replace(
         record,
-        queued_s=own(record.queued_s),
-        start_s=own(record.start_s),
-        first_token_s=own(record.first_token_s),
-        finish_s=own(record.finish_s),
-        cached_tokens=np.where(served, record.cached_tokens, 0),
-        preemptions=np.where(served, record.preemptions, 0),
+        queued_s=own(queued_s),
+        start_s=own(start_s),
+        first_token_s=own(first_s),
+        finish_s=own(finish_s),
+        cached_tokens=np.where(served, cached, 0),
+        preemptions=np.where(served, preemptions, 0),
+        replica=np.where(served, replica, -1),
         steps=record.steps.select(np.flatnonzero(rows)),
         groups=(group,),
         replicas=group.count,
         kv_blocks=group.kv_blocks,
         block_size=group.block_size,
+        stages=stages,
     )
 
 

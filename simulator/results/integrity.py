@@ -84,11 +84,13 @@ def _tokens(record: RunRecord) -> Iterator[str]:
     steps = record.steps
     came = int(steps.tokens.sum())
     came += int(record.gaps.count.sum())
+    landed = 0 if record.stages is None else int(np.isfinite(record.stages.landed_s).sum())
+    came += landed
     delivered = int(record.generated.sum())
     # What an interrupted run was working on has tokens in the steps and not yet in the requests.
     if came < delivered or (came > delivered and not record.interrupted):
         yield f"steps gave {came} output tokens, requests got {delivered}"
-    first = int(steps.first_tokens.sum())
+    first = int(steps.first_tokens.sum()) + landed
     started = int(np.isfinite(record.first_token_s).sum())
     if first != started:
         yield f"steps gave {first} first tokens, requests got {started}"

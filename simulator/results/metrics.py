@@ -15,6 +15,7 @@ from simulator.results.answers import answers_section, times_of
 from simulator.results.classes import classes_section, fairness_section
 from simulator.results.describe import simulated_section
 from simulator.results.fleet import Member, Part, added, parts_of
+from simulator.results.handover import handover_section
 from simulator.results.integrity import violations
 from simulator.results.latency import RequestTimes, gap_statistics, statistics
 from simulator.results.money import cost_section, devices_held, energy_section
@@ -74,6 +75,7 @@ def summarize(
         "classes": classes_section(deployment, times, window),
         "fairness": fairness_section(deployment, times, window),
         **_used(parts, window, out),
+        "handover": handover_section(parts, record, window),
         "pools": _pools_section(parts, window),
         "checks": {
             "violations": list(violations(record)),

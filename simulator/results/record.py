@@ -122,6 +122,30 @@ class Gaps:
 
 
 @dataclass(frozen=True, slots=True)
+class Stages:
+    """What else is known of requests whose prompt one replica computes and another one goes on
+    with. Shapes are (n,); times NaN: did not happen.
+
+    Args:
+        prefill_replica: who computed the prompt, -1 for nobody. ``RunRecord.replica`` is who went
+            on, or the same one where the first token was the last.
+        prompt_done_s: end of the step that ended the prompt.
+        reserved_s: when the decode replica had KV blocks for it.
+        landed_s: when its keys and values had come.
+        sent_bytes: bytes of those.
+        path_busy_s: seconds that each replica's path carried bytes, by its number. Shape
+            (replicas,).
+    """
+
+    prefill_replica: Ints
+    prompt_done_s: Floats
+    reserved_s: Floats
+    landed_s: Floats
+    sent_bytes: Floats
+    path_busy_s: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """Replicas of one kind, numbered from ``first`` on: a pool. ``kv_blocks``: of all ``lanes`` of
     a replica together."""
@@ -160,6 +184,7 @@ class RunRecord:
         groups: the pools; if none is given, all replicas are one, named ``default``.
         held: when replicas' devices were held, as rows of replica, from, until (s); None: all of
             them, all the time.
+        stages: where prompts are computed apart; None elsewhere.
         end_s: when the last event happened.
         lane: which lane of the replica served it; None where every replica has one.
         interrupted: the user stopped the run; everything up to ``end_s`` is complete.
@@ -197,6 +222,7 @@ class RunRecord:
     answer_s: Floats | None = None
     moved: KvMoved | None = None
     waste: KvWaste | None = None
+    stages: Stages | None = None
 
     def __post_init__(self) -> None:
         if not self.groups:

@@ -178,7 +178,17 @@ def _usage(summary: dict[str, Any]) -> list[tuple[str, str]]:
         cache += f" · {percent(queue['wasted_prefill_share'])} of prefill recomputed or padding"
     drafts = speculation_lines(summary)
     bubbles = f"bubbles {percent(use['bubble_share'])} · " if use["bubble_share"] else ""
+    way = summary["handover"]
+    handed = (
+        f"{number(way['transfer_ms']['mean'])} ms on average, p99 "
+        f"{number(way['transfer_ms']['p99'])} ms · {number(way['mb_per_request'])} MB a request · "
+        f"busiest path out {percent(way['send_busy_share'])}, in "
+        f"{percent(way['receive_busy_share'])}"
+        if way
+        else ""
+    )
     return [
+        *([("KV transfer", handed)] if way else []),
         ("KV cache", cache),
         ("Queue", f"batch {number(queue['batch_size_mean'])} on average, "
          f"{number(queue['batch_size_max'])} at most · waiting {number(queue['waiting_mean'], 2)}, "

@@ -153,6 +153,8 @@ def totals(record: RunRecord, accountant: Accountant, window: Window, *, kv_grow
             setattr(result, name, lanes.most(record.steps, column, *edges))
     inside = window.holds(record.gaps.at_s)
     result.output_tokens += int(record.gaps.count[inside].sum())
+    if record.stages is not None:
+        result.output_tokens += int(window.holds(record.stages.landed_s).sum())
     return result
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from simulator.deployment import ResolvedDeployment
-from simulator.results.fleet import Part, added
+from simulator.results.fleet import Part, added, response_s
 from simulator.results.lanes import active_s
 from simulator.results.moved import moved_section
 from simulator.results.record import LANES_APART, TIMED_OUT, RunRecord
@@ -87,18 +87,14 @@ def _left_s(deployment: ResolvedDeployment, record: RunRecord) -> Floats:
     return left
 
 
-def response_s(deployment: ResolvedDeployment) -> float:
-    """From the end of a step to its tokens at the client."""
-    network_ms = deployment.scenario.deployment.network_ms
-    return (deployment.engine.front_end.response_ms + network_ms) / 1e3
-
-
 def kv_section(parts: Sequence[Part]) -> dict[str, Any]:
     """KV blocks in use on a replica, what they hold, and what the prefix cache saved."""
     sums = added(parts)
     prompt = cached = 0
     started = np.zeros(len(parts[0].record.start_s), dtype=np.bool_)
     for part in parts:
+        if part.role == "decode":  # its prompts were computed, or found, elsewhere
+            continue
         own = part.counted_rows & np.isfinite(part.record.start_s)
         prompt += int(part.record.requests.input_tokens[own].sum())
         cached += int(part.record.cached_tokens[own].sum())

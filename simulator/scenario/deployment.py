@@ -10,6 +10,7 @@ from simulator.scenario.admission import Admission
 from simulator.scenario.base import Model, NonNegativeFloat, PositiveFloat
 from simulator.scenario.pools import Pool, Replicas
 from simulator.scenario.routers import RoundRobinRouter, Router
+from simulator.scenario.transfer import KvTransfer
 
 
 class Deployment(Model):
@@ -20,6 +21,9 @@ class Deployment(Model):
         (), description="replicas of several kinds, instead of ``replicas``"
     )
     router: Router = Field(RoundRobinRouter(), description="which replica a request goes to")
+    transfer: KvTransfer = Field(
+        KvTransfer(), description="the KV cache's way from prefill to decode pools"
+    )
     timeout_s: PositiveFloat | None = Field(
         None, description="a client gives up this long after sending; its work is dropped"
     )

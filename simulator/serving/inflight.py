@@ -119,6 +119,8 @@ class InFlightScheduler:
                 if self._partial is not None and not plan.chunks:
                     plan.stored += self._partial.computed
                 return plan
+            if not plan.preempted:
+                break  # all wait for blocks that no running sequence holds
             # The only running sequence, with a part of its prompt computed, lacked blocks and gave
             # its own back: it can start anew at once.
         return None
@@ -354,8 +356,12 @@ class InFlightScheduler:
                 self.decoding.join(sequence, remaining)
             else:
                 del self._running[sequence]
-                self._release(sequence)
+                self._let_go(sequence)
                 ended.append(sequence)
+
+    def _let_go(self, sequence: Sequence) -> None:
+        """A sequence ends with its prompt."""
+        self._release(sequence)
 
     def kv_used(self, steps: int) -> int:
         """KV blocks in use in the ``steps``-th of the equal steps of the plan under way."""

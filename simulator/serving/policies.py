@@ -13,9 +13,11 @@ from simulator.scenario.policies import (
     PrefillFirstPolicy,
     StaticPolicy,
 )
+from simulator.scenario.pools import Role
 from simulator.scenario.queue import FairQueue, PriorityQueue
 from simulator.serving.batch import BatchScheduler
 from simulator.serving.contiguous import ContiguousKvCache, ContiguousScheduler
+from simulator.serving.handover import DecodeScheduler, PrefillScheduler
 from simulator.serving.inflight import InFlightScheduler
 from simulator.serving.kv_cache import KvCache, KvLayout
 from simulator.serving.ordered import FairScheduler, PriorityScheduler
@@ -33,15 +35,21 @@ from simulator.serving.tiers import TieredKvCache
 Weights = tuple[float, ...]
 """Of the traffic classes, for a fair queue."""
 
-Factory = Callable[[KvCache, Limits, int, bool, Weights], Scheduler]
+Factory = Callable[[KvCache, Limits, int, bool, Weights, Role], Scheduler]
+
+_APART: dict[Role, type[InFlightScheduler]] = {
+    "prefill": PrefillScheduler,
+    "decode": DecodeScheduler,
+}
 
 
 def _inflight(
-    kv: KvCache, limits: Limits, span: int, chunked: bool, weights: Weights = ()
+    kv: KvCache, limits: Limits, span: int, chunked: bool, weights: Weights, role: Role
 ) -> Scheduler:
     policy = limits.policy
     reserves = policy if isinstance(policy, FullReservationPolicy) else None
-    return _maker(kv, limits)(
+    make = _maker(kv, limits) if role == "serve" else _APART[role]
+    return make(
         kv,
         max_num_seqs=limits.max_num_seqs,
         max_num_batched_tokens=limits.max_num_batched_tokens,
@@ -72,7 +80,7 @@ def _maker(kv: KvCache, limits: Limits) -> Callable[..., InFlightScheduler]:
 
 
 def _batch(
-    kv: KvCache, limits: Limits, span: int, chunked: bool, weights: Weights = ()
+    kv: KvCache, limits: Limits, span: int, chunked: bool, weights: Weights, role: Role
 ) -> Scheduler:
     assert isinstance(limits.policy, StaticPolicy | DynamicPolicy)
     return BatchScheduler(
@@ -96,7 +104,12 @@ POLICIES: dict[str, Factory] = {
 
 
 def make_scheduler(
-    limits: Limits, layout: KvLayout, span: int, chunked: bool, weights: Weights = ()
+    limits: Limits,
+    layout: KvLayout,
+    span: int,
+    chunked: bool,
+    weights: Weights = (),
+    role: Role = "serve",
 ) -> Scheduler:
     """A scheduler with an empty cache.
 
@@ -105,6 +118,7 @@ def make_scheduler(
         layout: the replica's KV blocks.
         span, chunked: local attention of the model, see ``StepCost``.
         weights: of the traffic classes, for a fair queue.
+        role: of the replica's pool.
     """
     if limits.speculation is not None and limits.queue.kind in ("priority", "fair"):
         raise ScenarioError(
@@ -114,7 +128,7 @@ def make_scheduler(
             hint="use fcfs, shortest_first or deadline with speculation",
         )
     kv = _cache(layout, prefix_caching=limits.prefix_caching)
-    scheduler = POLICIES[limits.policy.kind](kv, limits, span, chunked, weights)
+    scheduler = POLICIES[limits.policy.kind](kv, limits, span, chunked, weights, role)
     if isinstance(limits.queue, FairQueue):
         return FairScheduler(scheduler, len(weights))
     return scheduler
