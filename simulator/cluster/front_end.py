@@ -22,6 +22,9 @@ class FrontEnd:
         times: how long everything takes.
         queued_s: when each request reaches the queue, by its index; written here.
         pass_on: called with a request when it does.
+
+    Attributes:
+        handed_out_s: when the tokens of the last step have left.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class FrontEnd:
         self._queued_s = queued_s
         self._pass_on = pass_on
         self._free_s = 0.0
-        self._handed_out_s = 0.0
+        self.handed_out_s = 0.0
         self._inside: deque[tuple[float, Sequence | None]] = deque()
         self._next = Wake(env, self._on_ready, NORMAL)
 
@@ -89,6 +92,6 @@ class FrontEnd:
         if not each_s:
             return now
         batch_s = each_s * tokens
-        waited = max(self._handed_out_s, first_end) + steps * batch_s
-        self._handed_out_s = max(waited, now + batch_s)
-        return self._handed_out_s
+        waited = max(self.handed_out_s, first_end) + steps * batch_s
+        self.handed_out_s = max(waited, now + batch_s)
+        return self.handed_out_s

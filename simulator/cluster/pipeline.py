@@ -15,14 +15,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as List
-from math import sqrt
+from math import inf, sqrt
 
 from simpy import Environment, Event
 
 from simulator.cluster.front_end import FrontEnd
 from simulator.cluster.lanes import LaneGroup, LaneLoads, lane_number
 from simulator.cluster.ranks import Rank
-from simulator.cluster.recorder import Recorder
+from simulator.cluster.recorder import FLUSH_AT, Recorder, pack_row
 from simulator.cluster.replica import Replica
 from simulator.cluster.wake import Wake
 from simulator.costs.protocol import Chunk, PipelineCost
@@ -31,6 +31,7 @@ from simulator.results.record import LANES_APART
 from simulator.serving.scheduler import Scheduler
 from simulator.serving.sequence import Sequence
 
+_ENDLESS = 1 << 60
 _DRIFT = 1e-10
 """Relative to the time: by how much the end of a row may differ from the step's own end."""
 
@@ -88,6 +89,8 @@ class PipelineLane(Replica):
 
     Attributes:
         times, slopes: of the step under way, on each machine; growth from step to step.
+        own_s, growth_s: their sums, with what links add.
+        last_took_s, line_end: duration and end of the step under way on the line of its row.
         end: when the step under way ends.
         left: steps that may follow it under the same plan.
     """
@@ -118,8 +121,16 @@ class PipelineLane(Replica):
         self._front = _SharedFront(pipeline.front)  # type: ignore[assignment]
         self.times: list[float] = []
         self.slopes: list[float] = []
+        self.own_s = self.growth_s = 0.0
+        self.last_took_s = self.line_end = 0.0
         self.end = 0.0
         self.left = 0
+
+    @property
+    def emitting(self) -> int:
+        """Tokens for clients in each step under way."""
+        assert self._plan is not None
+        return self._plan.emitting
 
     def accept(self, sequence: Sequence) -> None:
         """A request reaches the lane's queue now."""
@@ -146,7 +157,10 @@ class PipelineLane(Replica):
         """The step under way enters the first stage now; returns how long it stays inside."""
         pipeline = self._pipeline
         self.end, self._stall = pipeline.enter(self.times, pipeline.now)
-        return sum(self.times) + pipeline.lag + self._stall
+        self.own_s, self.growth_s = sum(self.times) + pipeline.lag, sum(self.slopes)
+        self.last_took_s = took = self.own_s + self._stall
+        self.line_end = self.end
+        return took
 
     def _wake(self, delay: float) -> None:
         if self._plan is None:
@@ -162,63 +176,87 @@ class PipelineLane(Replica):
         super()._begin(now)
 
     def step_ended(self, now: float) -> None:
-        """The step under way ends now."""
-        if self.left:
-            self._go_on(now)
-            return
+        """The last step of the plan ends now."""
         plan = self._plan
         assert plan is not None
         self._finish(plan, now)
+        self._told = 0
         if self._expired:
             self._drop_expired()
         self._begin(now)
 
-    def _go_on(self, now: float) -> None:
-        """The next step of the same plan begins."""
-        pipeline, plan, times = self._pipeline, self._plan, self.times
-        assert plan is not None
-        for m, slope in enumerate(self.slopes):
-            times[m] += slope
-        end, wait = pipeline.enter(times, now)
-        took = sum(times) + pipeline.lag + wait
-        steps = self._steps
-        slope = self._slope if steps > 1 else max(0.0, took - self._first)
-        span = (steps + 1) * self._first + slope * (steps * (steps + 1) / 2)
-        if abs(self._start + span - end) <= _DRIFT * (1.0 + end):
-            if pipeline.each_s:
-                pipeline.front.hand_out(plan.emitting, 1, now, now)
-            self._steps, self._slope = steps + 1, slope
+    def go_on(self, times: list[float], now: float, end: float, wait: float) -> None:
+        """The next step of the same plan began now and waits so long on its way; its row goes on
+        as well if the step's duration is on the row's line."""
+        self.times = times
+        self.own_s = own = self.own_s + self.growth_s
+        took = own + wait
+        slope = self._slope
+        if self._steps == 1:
+            slope = took - self._first
+            slope = slope if slope > 0.0 else 0.0
+        last = self.last_took_s + slope
+        line_end = self.line_end + last
+        if -_DRIFT * (1.0 + end) <= line_end - end <= _DRIFT * (1.0 + end):
+            self._steps += 1
+            self._slope = slope
             self._stall += wait
+            self.last_took_s, self.line_end = last, line_end
         else:
-            # The same plan in a new row.
-            left = self.left
-            self._finish(plan, now)
-            plan = self._schedule(now)
-            assert plan is not None
-            assert not plan.chunks
-            self._plan, self._start, self._first, self._slope = plan, now, took, 0.0
-            self._stall, self.left = wait, left
+            self._new_row(now)
+            self._first = self.last_took_s = took
+            self._stall, self.line_end = wait, end
         self.end = end
         self.left -= 1
-        pipeline.in_flight.append(self)
+
+    def _new_row(self, now: float) -> None:
+        """Ends the row, not the plan."""
+        plan, steps, scheduler = self._plan, self._steps, self.scheduler
+        assert plan is not None
+        self._told += steps
+        rows = self.recorder.rows
+        rows += pack_row(
+            self.number, self._start, steps, self._first, self._slope, self._stall,
+            plan.decode, plan.context, plan.local_context, plan.local_growth,
+            0, 0, 0, 0, 0, 0,
+            plan.decode, 0, plan.emitting, 0, plan.running,
+            len(scheduler.waiting), self._blocks_used(), plan.stored + plan.decode * steps,
+        )  # fmt: skip
+        if len(rows) >= FLUSH_AT:
+            self.recorder.flush()
+        if self.answers is not None:
+            self.answers.note(plan, steps, now)
+        plan.context += plan.decode * steps
+        plan.local_context += plan.local_growth * steps
+        plan.stored += plan.decode * steps
+        self._start, self._steps, self._slope = now, 1, 0.0
+
+    def _blocks_used(self) -> int:
+        """KV blocks in use when the steps told so far have run; the first one's are taken."""
+        kv, decoding = self.scheduler.kv, getattr(self.scheduler, "decoding", None)
+        used: int = kv.total - kv.free
+        if decoding is not None and decoding.growing:
+            first = decoding.need[decoding.steps % decoding.block_size]
+            used += decoding.blocks_for(self._told) - first
+        return used
 
     def leap(self, before: float) -> bool:
         """Alone in the pipeline: begins all further steps that begin before that time; says whether
         there were any."""
-        took, growth = sum(self.times) + self._pipeline.lag, sum(self.slopes)
-        last = self._first + (self._steps - 1) * self._slope
-        smooth = abs(last - took) <= _DRIFT * took and (self._steps == 1 or self._slope == growth)
+        pipeline, plan = self._pipeline, self._plan
+        took, growth = self.own_s, self.growth_s
+        smooth = abs(self.last_took_s - took) <= _DRIFT * took
+        smooth = smooth and (self._steps == 1 or self._slope == growth)
         steps = _beginning(took, growth, before - self.end, self.left)
         if not smooth or steps == 0:
             return False
-        plan = self._plan
         assert plan is not None
         begin = self.end + _after(took, growth, steps - 1)
-        if self._pipeline.each_s:
-            self._pipeline.front.hand_out(plan.emitting, steps, self.end, begin)
-        for m, slope in enumerate(self.slopes):
-            self.times[m] += steps * slope
-        self.end, _ = self._pipeline.enter(self.times, begin)
+        pipeline.front.hand_out(plan.emitting, steps, self.end, begin)
+        self.times = [t + steps * slope for t, slope in zip(self.times, self.slopes, strict=True)]
+        self.end, _ = pipeline.enter(self.times, begin)
+        self.own_s = self.last_took_s = took + steps * growth
+        self.line_end = self.end
         self._slope = growth
         self._steps += steps
         self.left -= steps
@@ -292,8 +330,9 @@ class Pipeline(LaneGroup):
         self.each_s = front_end.token_s
         self.in_flight: deque[PipelineLane] = deque()
         self._loads_of_replicas = loads
-        self._lags = list(cost.lags)
-        self._free = [0.0] * len(self._lags)
+        # When each machine has passed its last step on, less the latencies of links before it, so
+        # that steps need not add them one by one.
+        self._free = [0.0] * len(cost.lags)
         self._event = Wake(env, self._on_event)
         self._running = self._looking = False
         self._unheard = ended is None and not window_s
@@ -345,7 +384,7 @@ class Pipeline(LaneGroup):
     def enter(self, times: list[float], now: float) -> tuple[float, float]:
         """A step that keeps the machines busy for ``times`` wants to enter the first one now;
         returns when it leaves the last one, and how long it waits on its way."""
-        free, lags = self._free, self._lags
+        free = self._free
         at, waits = now, 0.0
         for m, time in enumerate(times):
             if free[m] > at:
@@ -353,8 +392,7 @@ class Pipeline(LaneGroup):
                 at = free[m]
             at += time
             free[m] = at
-            at += lags[m]
-        return at, waits
+        return at + self.lag, waits
 
     def look(self) -> None:
         """Sees to it that the next end of a step is on the agenda."""
@@ -368,18 +406,17 @@ class Pipeline(LaneGroup):
         listens to ends of requests, all."""
         in_flight, peek = self.in_flight, self.env.peek
         self._running, self._looking = True, False
-        lane = in_flight.popleft()
-        lane.step_ended(lane.end)
+        if in_flight[0].left:
+            self._roll(inf, 1)
+        else:
+            lane = in_flight.popleft()
+            lane.step_ended(lane.end)
         before = peek()
         while in_flight and in_flight[0].end < before:
-            lane = in_flight[0]
-            if lane.left:
-                if len(in_flight) == 1 and lane.leap(before):
-                    continue
-                in_flight.popleft()
-                lane.step_ended(lane.end)
+            if in_flight[0].left:
+                self._roll(before)
             elif self._unheard:
-                in_flight.popleft()
+                lane = in_flight.popleft()
                 lane.step_ended(lane.end)
                 before = peek()
             else:
@@ -387,3 +424,30 @@ class Pipeline(LaneGroup):
         self._running = False
         if in_flight:
             self.look()
+
+    def _roll(self, before: float, most: int = _ENDLESS) -> None:
+        """Takes steps through whose plans only go on, at most so many, until another one ends or
+        that time comes. What ``enter`` does is written out here: nothing runs more often."""
+        in_flight, front = self.in_flight, self.front
+        free, lag, each_s = self._free, self.lag, self.each_s
+        while most and in_flight[0].left and in_flight[0].end < before:
+            most -= 1
+            lane = in_flight[0]
+            if len(in_flight) == 1 and most and lane.leap(before):
+                continue
+            in_flight.popleft()
+            now = lane.end
+            if each_s:
+                handed = front.handed_out_s
+                front.handed_out_s = (handed if handed > now else now) + each_s * lane.emitting
+            at, wait = now, 0.0
+            times = [t + slope for t, slope in zip(lane.times, lane.slopes, strict=True)]
+            for m, time in enumerate(times):
+                busy_until = free[m]
+                if busy_until > at:
+                    wait += busy_until - at
+                    at = busy_until
+                at += time
+                free[m] = at
+            lane.go_on(times, now, at + lag, wait)
+            in_flight.append(lane)

@@ -97,6 +97,8 @@ class Replica:
         self._slope = 0.0
         self._stall = 0.0
         self._steps = 1
+        # Steps of the plan that stand in earlier rows.
+        self._told = 0
         self._work = (0, 0, 0, 0)
         self._expired: list[tuple[Sequence, float]] = []
         # Requests that no plan has seen yet, and when the step that ends now was planned.
@@ -322,7 +324,7 @@ class Replica:
         self._steps = 1  # what arrives from now on has nothing left to cut
         waiting = len(scheduler.waiting) + len(self._unseen)
         paused_before = scheduler.decoding_count if scheduler.pauses_decoding else 0
-        ended = scheduler.complete(plan, steps)
+        ended = scheduler.complete(plan, steps + self._told)
         decode = plan.decode
         first_tokens = 0
         tokens = read = pairs = local = 0
