@@ -133,16 +133,24 @@ def test_ranks_share_the_arithmetic(ep: int, tokens: int) -> None:
 def test_balanced_ranks_with_many_tokens_take_what_width_shards_take() -> None:
     """Compute-bound and balanced, both splits do the same work in the same time."""
     whole = experts_on(Layout(tp=8)).demand(shape(tokens=500_000)).seconds[0]
-    spread = experts_on(Layout(tp=8, ep=8)).demand(shape(tokens=500_000)).seconds[0]
+    spread = experts_on(Layout(dp=8, ep=8)).demand(shape(tokens=500_000)).seconds[0]
     assert spread == pytest.approx(whole, rel=0.03)
-    skewed = experts_on(Layout(tp=8, ep=8), skew=50.0).demand(shape(tokens=500_000)).seconds[0]
+    skewed = experts_on(Layout(dp=8, ep=8), skew=50.0).demand(shape(tokens=500_000)).seconds[0]
     assert skewed > 1.2 * spread
+
+
+def test_ranks_that_hold_all_tokens_pass_over_what_lies_elsewhere() -> None:
+    """Without data-parallel attention: 4 results of 4096 numbers, 7 of 8 on other ranks."""
+    step = shape(tokens=1000)
+    own = experts_on(Layout(dp=8, ep=8)).demand(step).seconds[0]
+    more = experts_on(Layout(tp=8, ep=8)).demand(step).seconds[0] - own
+    assert more == pytest.approx(24 * 1000 * 4 * 4096 * 2 * 7 / 8 / 3000e9)
 
 
 def test_the_busiest_rank_sets_the_pace_of_compute_bound_steps() -> None:
     placed = ExpertRanks(64, 4, 8, 50.0)
-    skewed = experts_on(Layout(tp=8, ep=8), skew=50.0).demand(shape(tokens=500_000)).seconds[0]
-    even = experts_on(Layout(tp=8, ep=8)).demand(shape(tokens=500_000)).seconds[0]
+    skewed = experts_on(Layout(dp=8, ep=8), skew=50.0).demand(shape(tokens=500_000)).seconds[0]
+    even = experts_on(Layout(dp=8, ep=8)).demand(shape(tokens=500_000)).seconds[0]
     assert skewed / even == pytest.approx(busiest(placed, 500_000), rel=0.03)
 
 

@@ -22,7 +22,7 @@ def table(engine: str = "") -> str:
     families: list[str] = []
     for provenance in told.values():
         families += [f for f in provenance.residual_median_pct if f not in families]
-    order = ("matmul", "grouped", "prefill", "decode", "collective", "all_gather")
+    order = ("matmul", "grouped", "prefill", "decode", "collective", "all_gather", "exchange")
     families.sort(key=lambda family: [family.startswith(word) for word in order].index(True))
     lines = [f"| family | {' | '.join(told)} |", "|---" * (len(told) + 1) + "|"]
     for family in families:

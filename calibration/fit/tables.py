@@ -18,24 +18,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Device:
-    """Where a device's tables are and what its peaks are (TFLOP/s, bytes/s, bytes)."""
+    """Where a device's tables are and what its peaks are (TFLOP/s, bytes/s, bytes);
+    ``network``: a device's rate to other nodes, bytes/s."""
 
     folder: Path
     peaks: dict[str, float]
     bandwidth: float
     link: float
     cache: float
+    network: float | None = None
 
     @classmethod
     def of(cls, folder: Path, profile: dict[str, Any]) -> Device:
         """From the figures of a hardware profile."""
-        memory = profile["memory"]
+        memory, network = profile["memory"], profile["node"].get("network_gb_per_s_per_device")
         return cls(
             folder=folder,
             peaks={key: figure["value"] for key, figure in profile["peak_tflops"].items()},
             bandwidth=memory["bandwidth_gb_per_s"]["value"] * 1e9,
             link=profile["link"]["gb_per_s_per_direction"]["value"] * 1e9,
             cache=memory["cache_mb"]["value"] * 1e6,
+            network=network and network["value"] * 1e9,
         )
 
     def peak(self, key: str) -> float:
@@ -57,9 +60,16 @@ class Tables:
     read: list[Path] = field(default_factory=list)
 
     def get(
-        self, op: str, name: str, columns: Sequence[str], framework: str | None = None
+        self,
+        op: str,
+        name: str,
+        columns: Sequence[str],
+        framework: str | None = None,
+        *,
+        latency: bool = True,
     ) -> pd.DataFrame | None:
-        """The newest table, or None where the device has none.
+        """The newest table, or None where the device has none. ``latency``: whether it has a column
+        of that name; rows without any are left out.
 
         Raises:
             UserError: the file is no Parquet table or lacks a column.
@@ -79,13 +89,16 @@ class Tables:
             rows = pd.read_parquet(path)
         except (OSError, ValueError) as error:
             raise UserError(f"is no Parquet table: {error}", where=str(path)) from None
-        missing = [column for column in (*columns, "latency") if column not in rows]
+        needed = (*columns, "latency") if latency else tuple(columns)
+        missing = [column for column in needed if column not in rows]
         if missing:
             raise UserError(
                 f"lacks the column '{missing[0]}'",
                 where=str(path),
-                hint=f"a table of this kind has {', '.join((*columns, 'latency'))}",
+                hint=f"a table of this kind has {', '.join(needed)}",
             )
+        if not latency:
+            return rows
         rows = rows[(rows.latency > 0) & rows.latency.notna()]
         return rows if "window_size" in rows else rows.assign(window_size=0)
 

@@ -103,6 +103,9 @@ class RankExperts(Experts):
     ``top_k`` the ones that a token takes there if it takes any."""
 
     placed: ExpertRanks
+    elsewhere_bytes: float
+    """Of a token, results of experts on other ranks that the kernels pass over all the same: where
+    every rank holds all tokens, their buffers are filled and summed as well."""
 
     @classmethod
     def of(cls, whole: Experts, layout: Layout) -> RankExperts:
@@ -112,7 +115,12 @@ class RankExperts(Experts):
         )
         same = {field.name: getattr(whole, field.name) for field in fields(whole)}
         chosen = whole.top_k / placed.reach
-        return cls(**{**same, "experts": placed.local, "top_k": chosen}, placed=placed)
+        others = whole.top_k * whole.hidden * 2.0 * (1 - 1 / layout.ep) if layout.dp == 1 else 0.0
+        return cls(
+            **{**same, "experts": placed.local, "top_k": chosen},
+            placed=placed,
+            elsewhere_bytes=others,
+        )
 
     def demand(self, shape: Shape) -> Demand:
         """Time and work for each step; ``shape.tokens`` choose among all ranks' experts."""
@@ -130,6 +138,9 @@ class RankExperts(Experts):
         moved_mean, flops_mean = self._on_rank(
             even, routing.drawn(even, tokens), placed.stored / placed.ranks
         )
+        elsewhere = tokens * self.elsewhere_bytes
+        seconds = seconds + elsewhere / self.device.bandwidth
+        moved, moved_mean = moved + elsewhere, moved_mean + elsewhere
         each = (moved, flops, moved_mean, flops_mean, seconds)
         moved, flops, moved_mean, flops_mean, seconds = ((some * part)[place] for part in each)
         return scaled(

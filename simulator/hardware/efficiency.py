@@ -38,16 +38,16 @@ ExchangeKind = Literal[
 
 EXCHANGE_PRIOR: dict[ExchangeKind, AllToAllEfficiency] = {
     "low-latency-dispatch": AllToAllEfficiency(
-        bandwidth=0.56, network=0.95, latency_us=15.0, per_doubling_us=4.6
+        bandwidth=0.54, network=0.92, latency_us=15.0, per_doubling_us=4.6
     ),
     "low-latency-combine": AllToAllEfficiency(
-        bandwidth=0.49, network=0.91, latency_us=13.0, per_doubling_us=5.9
+        bandwidth=0.48, network=0.91, latency_us=13.0, per_doubling_us=5.9
     ),
     "throughput-dispatch": AllToAllEfficiency(
-        bandwidth=0.64, network=0.87, latency_us=34.0, per_doubling_us=10.0
+        bandwidth=0.64, network=0.78, latency_us=35.0, per_doubling_us=28.0
     ),
     "throughput-combine": AllToAllEfficiency(
-        bandwidth=0.64, network=0.87, latency_us=50.0, per_doubling_us=15.0
+        bandwidth=0.67, network=0.68, latency_us=53.0, per_doubling_us=35.0
     ),
 }
 """What DeepEP reaches between 1 to 4 nodes of H200, for devices where nobody measured it."""
