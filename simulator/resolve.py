@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from simulator.compress import pruned, sparse
 from simulator.costs.memory import NOTHING_BESIDE
 from simulator.costs.replica import (
     Device,
@@ -82,10 +83,12 @@ def resolve(
         engine = engine or load_engine(scenario.engine.profile, base)
     if scenario.engine.version is not None:
         engine = _at_release(engine, scenario.engine.version)
+    spec = pruned(spec, scenario.precision)
     layout = _layout(scenario)
     with _at("parallelism.tp"):
         check_split(spec, layout)
     precision = _precision(scenario, spec, hardware)
+    spec = sparse(spec, scenario.precision, precision.weights, hardware)
     device_gib = _device_gib(scenario, hardware)
     engine = engine.on(hardware.name, device_gib)
     own = hardware.efficiency.engines.get(engine.name)

@@ -229,7 +229,8 @@ def test_one_kind_of_fp8_stands_in_for_the_other() -> None:
     assert e.experts_for("fp8", "fp8") is e.grouped_matmul["block-fp8"]
     only = e.model_copy(update={"matmul": {"bf16": e.matmul["bf16"], "fp8": e.matmul["fp8"]}})
     assert only.matmul_for("fp8", "fp8", blocks=True) is e.matmul["fp8"]
-    assert e.matmul_for("fp8", "bf16", blocks=True) is e.matmul["bf16"]
+    wide = e.matmul_for("fp8", "bf16", blocks=True)
+    assert wide.corrections is e.matmul["bf16"].corrections
 
 
 def test_scales_that_the_checkpoint_brings_are_not_looked_for(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_formats_without_an_entry_fall_back() -> None:
     assert e.matmul_for("fp16", "fp16") is e.matmul["bf16"]
     assert e.matmul_for("int8", "int8") is e.matmul["bf16"]
     assert e.experts_for("int4", "bf16") is e.grouped_matmul["bf16-int4"]
-    assert e.matmul_for("int4", "bf16") is e.matmul["bf16"]
+    assert e.matmul_for("int4", "bf16").corrections is e.matmul["bf16"].corrections
     assert e.decode_for("fp8", latent=True) is e.decode_attention["latent-fp8"]
     assert load_hardware("a100").efficiency.decode_for("fp8").bandwidth > 0
 

@@ -328,3 +328,13 @@ def test_sources(name):
     assert preset["_aliases"][0] in model.source
     assert "assumed" not in model.source
     assert ("text decoder only" in model.source) == ("text_config" in preset)
+
+
+def test_teachers_are_presets_and_larger_than_their_students():
+    students = {name: load_model(name).distilled_from for name in preset_names()}
+    students = {name: teacher for name, teacher in students.items() if teacher}
+    assert students["deepseek-r1-distill-llama-8b"] == "deepseek-r1"
+    assert len(students) >= 16
+    for name, teacher in students.items():
+        larger, smaller = load_model(teacher), load_model(name)
+        assert counting.parameters(larger) > counting.parameters(smaller)

@@ -29,9 +29,27 @@ def _models() -> Rows:
                 "layers": spec.layers,
                 "kv_kib_per_token": round(kv_bytes_per_token(spec, "bf16") / 1024, 1),
                 "max_context": spec.max_context,
+                "distilled_from": spec.distilled_from or None,
             }
         )
     return rows
+
+
+def _students() -> Rows:
+    from simulator.models import load_model, preset_names
+    from simulator.models.counting import parameters
+
+    specs = [load_model(name) for name in preset_names()]
+    return [
+        {
+            "name": spec.name,
+            "parameters_b": round(parameters(spec) / 1e9, 2),
+            "teacher": spec.distilled_from,
+            "teacher_parameters_b": round(parameters(load_model(spec.distilled_from)) / 1e9, 2),
+        }
+        for spec in specs
+        if spec.distilled_from
+    ]
 
 
 def _architectures() -> Rows:
@@ -134,6 +152,7 @@ LISTS: dict[str, Callable[[], Rows]] = {
     "fragments": _fragments,
     "models": _models,
     "architectures": _architectures,
+    "students": _students,
     "hardware": _hardware,
     "engines": _engines,
     "traces": _traces,
@@ -150,6 +169,12 @@ HEADERS: dict[str, dict[str, str]] = {
         "layers": "layers",
         "kv_kib_per_token": "KV KiB/token",
         "max_context": "context",
+    },
+    "students": {
+        "name": "name",
+        "parameters_b": "billions",
+        "teacher": "teacher",
+        "teacher_parameters_b": "its billions",
     },
     "hardware": {
         "name": "name",
@@ -178,7 +203,8 @@ def list_names(what: str, as_json: bool) -> None:
     """List what a scenario can name.
 
     WHAT is scenarios, fragments (parts to include), models, architectures (of a config.json),
-    hardware, engines, traces, policies, routers or arrivals.
+    students (models distilled from another), hardware, engines, traces, policies, routers or
+    arrivals.
     """
     if what not in LISTS:
         from simulator.sentences import closest

@@ -40,6 +40,9 @@ class DecodeAttention:
     """Kernels of a layer."""
     shards: int = 1
     """Devices that share the context; bytes and FLOPs of a token are those of one device."""
+    widening_s: float = 0.0
+    """To bring one token's keys and values in one layer into the type of the products, where the
+    coefficients were not measured with it; overlaps with reading them."""
 
     @property
     def knots(self) -> tuple[float, ...]:
@@ -72,15 +75,23 @@ class DecodeAttention:
 
     def _at(self, n: Floats, tokens: Floats) -> Floats:
         """Corrected form of one layer, all sequences with so many tokens."""
-        return self.efficiency.seconds(
+        seconds = self.efficiency.seconds(
             n * self.kv_heads,
             n * self.query_bytes,
             n * tokens * self.kv_bytes,
-            n * tokens * self.flops_per_token,
+            n * tokens * self._flops_per_token,
             self.device.bandwidth,
             self.peak,
             self._factor(n, tokens),
         )
+        if self.widening_s:
+            seconds = np.maximum(seconds, n * tokens * self.widening_s)
+        return seconds
+
+    @property
+    def _flops_per_token(self) -> float:
+        """With widening as the arithmetic that would take as long, if it takes longer."""
+        return max(self.flops_per_token, self.widening_s * self.efficiency.compute * self.peak)
 
     def _factor(self, n: Floats, tokens: Floats | float) -> Floats | float:
         return self.efficiency.factor(
@@ -94,9 +105,11 @@ class DecodeAttention:
         """Of one layer, growth with a token more in every sequence: the form's slope with the last
         correction, not below the machine's."""
         e, bandwidth = self.efficiency, self.device.bandwidth
-        stored, flops = self.kv_bytes / bandwidth, self.flops_per_token / self.peak
+        stored, flops = self.kv_bytes / bandwidth, self._flops_per_token / self.peak
         form = max(stored / e.bandwidth, flops / e.compute)
-        growth: Floats = n * np.maximum(form * self._factor(n, np.inf), max(stored, flops))
+        growth: Floats = n * np.maximum(
+            form * self._factor(n, np.inf), max(stored, flops, self.widening_s)
+        )
         return growth
 
     @property
@@ -119,7 +132,9 @@ class DecodeAttention:
             flops=self.count * flops,
             moved=self.count * moved,
             link=0.0 * flops,
-            compute_s=np.minimum(self.count * flops / (e.compute * self.peak), seconds),
+            compute_s=np.minimum(
+                self.count * context * self._flops_per_token / (e.compute * self.peak), seconds
+            ),
             memory_s=np.minimum(
                 self.count * moved / (e.bandwidth * self.device.bandwidth), seconds
             ),
@@ -151,12 +166,13 @@ class PrefillAttention:
     pair_bytes: float = 0.0
     """Bytes that each pair of query and key moves, where scores pass the memory."""
     launches: int = 1
+    latent: bool = False
 
     @property
     def kernels(self) -> int:
         """One a layer; where keys and values are expanded from a latent, a dozen that split, copy
         and join their parts as well."""
-        return self.count * (12 + self.launches if self.past_flops else self.launches)
+        return self.count * (12 + self.launches if self.latent else self.launches)
 
     def demand(self, shape: Shape) -> Demand:
         """Time and work for each step."""

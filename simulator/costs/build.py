@@ -17,7 +17,14 @@ from simulator.hardware.profile import HardwareProfile
 from simulator.models.counting import attention_dtype, element_bytes, kv_elements
 from simulator.models.layout import Layout
 from simulator.models.recurrent import Recurrent, conv_elements, state_elements
-from simulator.models.spec import GroupedAttention, LatentAttention, LayerGroup, ModelSpec, MoeMlp
+from simulator.models.spec import (
+    Attention,
+    GroupedAttention,
+    LatentAttention,
+    LayerGroup,
+    ModelSpec,
+    MoeMlp,
+)
 from simulator.scenario.precision import Dtype
 
 _KINDS = {
@@ -29,6 +36,14 @@ _KINDS = {
 """Kinds of kernel that an operator is, the most special first, where its name is none."""
 
 _WIDE = ("fp32", "bf16", "fp16")
+
+WIDENING_OPS = {"fp8": 3, "int8": 3, "int4": 5, "fp4": 5}
+"""Instructions of vector units for each narrow element: conversion, scale and offset; of 4 bits
+also a mask and a shift (QServe, arXiv:2405.04532, section 3)."""
+
+SPARSE_SHARE = 0.75
+"""Speed-up of products with 2:4 sparse weights where arithmetic binds, as a share of what the units
+allow: 1.5 of 2, where kernels reach 1.3 to 1.9 by size (arXiv:2104.08378; docs/models.md)."""
 
 SCAN_CHUNK = 64
 """Tokens that kernels of recurrent layers take at once from a prompt (flash-linear-attention)."""
@@ -86,23 +101,39 @@ class OperatorBuilder:
     # --- products --------------------------------------------------------------------------------
 
     def _matmul(
-        self, name: str, count: int, n: int, k: int, weights: Dtype, *, sampled: bool = False
+        self,
+        name: str,
+        count: int,
+        n: int,
+        k: int,
+        weights: Dtype,
+        *,
+        sampled: bool = False,
+        linear: bool = True,
     ) -> Matmul:
+        """``linear``: of a decoder layer's weights, which may be sparse."""
         activations = (
             self.precision.activations if weights == self.precision.weights else self.plain
         )
         if weights in _WIDE:
             activations = self.plain
+        units = self.hardware.structured_sparsity
+        sparse = linear and self.spec.sparse and units is not None
+        efficiency = self.efficiency.matmul_for(
+            weights, activations, blocks=self._in_blocks(weights)
+        )
+        if sparse and units is not None:
+            share = efficiency.compute * SPARSE_SHARE * units.value / 2
+            efficiency = efficiency.model_copy(update={"compute": share})
         return Matmul(
             name, count, n, k,
-            weight_bytes=element_bytes(weights, self._group(weights)),
+            weight_bytes=element_bytes(weights, self._group(weights), sparse=sparse),
             input_bytes=element_bytes(activations),
-            efficiency=self.efficiency.matmul_for(
-                weights, activations, blocks=self._in_blocks(weights)
-            ),
+            efficiency=efficiency,
             device=self.device,
             peak=self.hardware.peak_flops_per_s(activations),
             sampled=sampled,
+            density=0.5 if sparse else 1.0,
         )  # fmt: skip
 
     def _group(self, weights: Dtype) -> int | None:
@@ -133,20 +164,23 @@ class OperatorBuilder:
         kv_bytes = kv_elements(attention, self.tp) * element_bytes(self.precision.kv_cache)
         local = group.span.kind != "full"
         peak = self._attention_peak()
+        widening = self._kv_widening(attention)
+        prefill = self.efficiency.prefill_for(self.precision.kv_cache)
         yield DecodeAttention(
             "decode_attention", count, heads, kv_heads, dim, kv_bytes,
             query_bytes=2 * heads * dim * self.wide,
             flops_per_token=4.0 * heads * dim,
             efficiency=self.efficiency.decode_for(self.precision.kv_cache),
-            device=self.device, peak=peak, local=local,
+            device=self.device, peak=peak, local=local, widening_s=widening,
         )  # fmt: skip
         yield PrefillAttention(
             "prefill_attention", count, heads, kv_heads, dim, kv_bytes,
             query_bytes=2 * heads * dim * self.wide,
             flops_per_pair=4.0 * heads * dim,
+            # What an earlier step stored is widened once for all new tokens.
             past_bytes=0.0,
-            past_flops=0.0,
-            efficiency=self.efficiency.prefill_for(self.precision.kv_cache),
+            past_flops=widening * peak * prefill.compute,
+            efficiency=prefill,
             device=self.device, peak=peak, local=local,
         )  # fmt: skip
         # Rotation reads and writes queries and keys; keys and values go to the cache.
@@ -190,6 +224,7 @@ class OperatorBuilder:
             flops_per_token=2.0 * heads * (2 * rank + rope),
             efficiency=self.efficiency.decode_for(self.precision.kv_cache, latent=True),
             device=self.device, peak=peak, local=local,
+            widening_s=self._kv_widening(attention, latent=True),
         )  # fmt: skip
         # The kernel reads expanded keys and values, those of earlier steps expanded once more.
         yield PrefillAttention(
@@ -200,12 +235,21 @@ class OperatorBuilder:
             past_bytes=kv_bytes + expanded * self.wide,
             past_flops=2.0 * rank * expanded,
             efficiency=self.efficiency.prefill_for(self.precision.kv_cache, latent=True),
-            device=self.device, peak=peak, local=local,
+            device=self.device, peak=peak, local=local, latent=True,
         )  # fmt: skip
         rotated = 2 * (heads + 1) * rope * self.wide + kv_bytes
         yield self._elementwise("rope_kv_write", count, rotated)
         for width in filter(None, (attention.q_lora_rank, rank)):
             yield self._elementwise("qk_norm", count, 2 * width * self.wide)
+
+    def _kv_widening(self, attention: Attention, *, latent: bool = False) -> float:
+        """Seconds that vector units take for one token's cached elements of a layer; none where
+        kernels were measured with such a cache, or the device's vector rate is not known."""
+        kv = self.precision.kv_cache
+        if self.efficiency.decode_measured(kv, latent=latent):
+            return 0.0
+        rate = self.hardware.vector_ops_per_s
+        return kv_elements(attention, self.tp) * WIDENING_OPS[kv] / rate if rate else 0.0
 
     def _attention_peak(self) -> float:
         """Attention multiplies in 16 bits, or in fp8 where the cache is fp8 and the device can."""
@@ -293,7 +337,7 @@ class OperatorBuilder:
 
     def _experts(self, mlp: MoeMlp, count: int) -> Iterator[Operator]:
         weights, activations = self.precision.weights, self.precision.activations
-        yield self._matmul("router", count, mlp.experts, self.spec.hidden, self.plain)
+        yield self._matmul("router", count, mlp.experts, self.spec.hidden, self.plain, linear=False)
         if mlp.latent:
             yield self._matmul("latent_proj", 2 * count, mlp.latent, self.spec.hidden, weights)
         whole = Experts(
@@ -363,7 +407,7 @@ class OperatorBuilder:
             return
         yield self._elementwise("norm", 1, 4 * spec.hidden * self.wide)
         rows = -(-spec.vocab // self.tp)
-        yield self._matmul("lm_head", 1, rows, spec.hidden, self.plain, sampled=True)
+        yield self._matmul("lm_head", 1, rows, spec.hidden, self.plain, sampled=True, linear=False)
         # Logits are written in 16 bits, widened, and passed over for the maximum and the draw.
         yield self._elementwise("sampling", 1, spec.vocab * (self.wide + 3 * 4.0), sampled=True)
         if self.tp > 1:

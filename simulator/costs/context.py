@@ -166,6 +166,7 @@ def over_context(
             yield replace(
                 op, kv_bytes=op.kv_bytes / group.members,
                 flops_per_token=op.flops_per_token / group.members, shards=group.members,
+                widening_s=op.widening_s / group.members,
             )  # fmt: skip
             yield _exchange(op, group, network, efficiency)
         elif isinstance(op, PrefillAttention):

@@ -337,7 +337,7 @@ class StepCostModel:
             share, useful_share = view.shares(op)
             if isinstance(op, DecodeAttention):
                 attention_s += demand.seconds * k
-            elif isinstance(op, Matmul | Experts) and op.weight_bytes < op.input_bytes:
+            elif isinstance(op, Matmul | Experts) and op.widens:
                 widening_s += demand.seconds * k
             operator_s[op.name] = operator_s.get(op.name, 0.0) + demand.seconds * k
             _attribute(demand, k, resource_s)

@@ -97,7 +97,10 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Matmul:
-    """``count`` products y[m, n] = x[m, k] · W; m is the number of tokens, or of sampled ones."""
+    """``count`` products y[m, n] = x[m, k] · W; m is the number of tokens, or of sampled ones.
+
+    ``density``: share of W's elements that are stored and multiplied.
+    """
 
     name: str
     count: int
@@ -109,6 +112,12 @@ class Matmul:
     device: Device
     peak: float
     sampled: bool = False
+    density: float = 1.0
+
+    @property
+    def widens(self) -> bool:
+        """Whether weights are narrower than what they are multiplied with."""
+        return self.weight_bytes < self.density * self.input_bytes
 
     @property
     def kernels(self) -> int:
@@ -119,7 +128,7 @@ class Matmul:
         """Time and work for each step."""
         m = shape.sampled if self.sampled else shape.tokens
         some = present(m)
-        flops = 2.0 * m * self.n * self.k
+        flops = 2.0 * self.density * m * self.n * self.k
         inputs = m * self.k * self.input_bytes
         outputs = m * self.n * max(2.0, self.input_bytes)
         moved = inputs + outputs + self.n * self.k * self.weight_bytes * some
@@ -147,6 +156,11 @@ class Experts:
     efficiency: ExpertsEfficiency
     device: Device
     peak: float
+
+    @property
+    def widens(self) -> bool:
+        """Whether weights are narrower than what they are multiplied with."""
+        return self.weight_bytes < self.input_bytes
 
     @property
     def kernels(self) -> int:

@@ -206,6 +206,13 @@ class Efficiency(Model):
         """Coefficients of a kernel that brings tokens to their experts or back."""
         return self.exchange.get(kind) or EXCHANGE_PRIOR[kind]
 
+    def decode_measured(self, kv: str, *, latent: bool = False) -> bool:
+        """Whether decode attention has coefficients of its own for a KV cache of type ``kv``."""
+        key = plain(kv)
+        return key in ("bf16", "fp32") or (f"latent-{key}" if latent else key) in (
+            self.decode_attention
+        )
+
     def prefill_for(self, kv: str, *, latent: bool = False) -> PrefillAttentionEfficiency:
         """Coefficients of prefill attention with a KV cache of type ``kv``; ``latent`` for MLA."""
         return _attention_entry(self.prefill_attention, kv, latent)
@@ -243,7 +250,18 @@ _ProductForm = TypeVar("_ProductForm", MatmulEfficiency, ExpertsEfficiency)
 def _product_entry(
     entries: dict[str, _ProductForm], weights: str, activations: str, blocks: bool
 ) -> _ProductForm:
-    return next(entries[key] for key in _keys(weights, activations, blocks) if key in entries)
+    keys = _keys(weights, activations, blocks)
+    key = next(key for key in keys if key in entries)
+    entry = entries[key]
+    if plain(weights) == plain(activations) or "-" in key.removeprefix("block-"):
+        return entry
+    # A copy, so that its residuals count as unknown.
+    return entry.model_copy(update={"compute": entry.compute * WIDENED})
+
+
+WIDENED = 0.93
+"""Compute share of products that widen their weights, relative to those that need not: A100's
+measured ones take 2 to 9% longer than 16-bit products from 1,024 rows on (docs/models.md)."""
 
 
 def _keys(weights: str, activations: str, blocks: bool) -> list[str]:
@@ -260,7 +278,10 @@ def _attention_entry(entries: dict[str, _AttentionForm], kv: str, latent: bool) 
     keys: tuple[str, ...] = (plain(kv), "bf16")
     if latent:
         keys = (f"latent-{plain(kv)}", "latent-bf16", *keys)
-    return next(entries[key] for key in keys if key in entries)
+    key = next(key for key in keys if key in entries)
+    own = key.removeprefix("latent-") == plain(kv) or kv == "fp32"
+    # A copy, so that its residuals count as unknown.
+    return entries[key] if own else entries[key].model_copy()
 
 
 _BY_KIND = ("recurrent_update", "recurrent_scan")

@@ -136,6 +136,9 @@ class HardwareProfile(Model):
     architecture: str
     aliases: tuple[Name, ...] = ()
     peak_tflops: dict[str, Figure]
+    structured_sparsity: Figure | None = Field(
+        None, description="peak with 2:4 sparse weights over the dense one; none: no such units"
+    )
     memory: Memory
     link: Link
     node: Node
@@ -173,6 +176,13 @@ class HardwareProfile(Model):
     def computes(self, dtype: str) -> bool:
         """Whether the device has units for products in this type (fp16 and bf16 are one)."""
         return _peak_key(self.peak_tflops, dtype) is not None
+
+    @property
+    def vector_ops_per_s(self) -> float | None:
+        """Instructions of the vector units a second: half of their FLOP/s, as a fused
+        multiply-add counts two; None where that figure is not known."""
+        peak = self.peak_tflops.get("fp32")
+        return None if peak is None else peak.value * 1e12 / 2
 
     def peak_flops_per_s(self, dtype: str) -> float:
         """Dense peak in FLOP/s for products in ``dtype``.

@@ -61,7 +61,7 @@ class KvBytes(NamedTuple):
         return self.full + self.local
 
 
-def element_bytes(dtype: Dtype, group: int | None = None) -> float:
+def element_bytes(dtype: Dtype, group: int | None = None, *, sparse: bool = False) -> float:
     """Bytes an element takes, scales included.
 
     Args:
@@ -71,12 +71,15 @@ def element_bytes(dtype: Dtype, group: int | None = None) -> float:
             Formats 1.0). Scales of 8-bit formats (one a tensor, a channel or a block of 128 × 128)
             are below 0.1% and left out.
         group: elements that share a scale, if not the usual number.
+        sparse: of each four elements two are kept, each with two bits that say where it stood
+            (2:4 sparsity, arXiv:2104.08378).
     """
+    value, scales = _PLAIN_BYTES.get(dtype, 0.5), 0.0
     if dtype == "int4":
-        return 0.5 + 2.5 / (group or 128)
+        scales = 2.5 / (group or 128)
     if dtype == "fp4":
-        return 0.5 + 1.0 / (group or 16)
-    return _PLAIN_BYTES[dtype]
+        scales = 1.0 / (group or 16)
+    return (value / 2 + 0.125 if sparse else value) + scales
 
 
 def tensors(spec: ModelSpec) -> Iterator[Tensor]:
@@ -183,8 +186,8 @@ def weight_bytes_per_rank(spec: ModelSpec, weights: Dtype, layout: Layout) -> fl
     check_split(spec, layout)
     group = spec.quantization_group if weights == spec.native_dtype else None
     width = {
-        "attention": element_bytes(attention_dtype(spec, weights), group),
-        "mlp": element_bytes(weights, group),
+        "attention": element_bytes(attention_dtype(spec, weights), group, sparse=spec.sparse),
+        "mlp": element_bytes(weights, group, sparse=spec.sparse),
         "other": element_bytes(other_dtype(weights)),
     }
     return sum(t.parameters_per_rank(layout) * width[t.part] for t in tensors(spec))

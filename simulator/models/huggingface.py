@@ -13,7 +13,7 @@ from simulator.errors import UserError
 from simulator.models.architectures import ARCHITECTURES, Architecture, llama
 from simulator.models.config import Config
 from simulator.models.layers import Layer
-from simulator.models.quantization import recurrent_dtype, weight_format
+from simulator.models.quantization import recurrent_dtype, sparse_weights, weight_format
 from simulator.models.spec import LayerGroup, ModelSpec, MtpHead
 
 _LLAMA_KEYS = (
@@ -135,6 +135,7 @@ def parse_decoder(values: Mapping[str, Any], name: str, origin: str, text: str =
         quantization_group=weights.group,
         source="; ".join((str(values.get("_source", origin)), *notes)),
         parameters_published=values.get("_parameters_published"),
+        sparse=sparse_weights(config),
         distilled_from=str(values.get("_distilled_from", "")),
         recurrent_dtype=recurrent_dtype(config),
         norm_bias=architecture.norm_bias,

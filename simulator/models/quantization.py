@@ -49,6 +49,13 @@ def weight_format(config: Config) -> WeightFormat:
     return WeightFormat(dtype)
 
 
+def sparse_weights(config: Config) -> bool:
+    """Whether a compressed-tensors checkpoint has 2:4 sparse weights."""
+    quantization = config.anywhere("quantization_config")
+    sparsity = quantization.get("sparsity_config") if isinstance(quantization, dict) else None
+    return isinstance(sparsity, dict) and sparsity.get("sparsity_structure") == "2:4"
+
+
 def recurrent_dtype(config: Config) -> Dtype | None:
     """Type of recurrent layers' states, if the configuration states one.
 

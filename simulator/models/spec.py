@@ -163,6 +163,7 @@ class ModelSpec:
             bits, a block in fp8); None for the usual: the format's group, a tensor or channel.
         source: where the figures come from.
         parameters_published: the count the publisher states, if any (tests compare).
+        sparse: linear layers of the decoder layers have 2:4 sparse weights.
         distilled_from: preset of the teacher, where the model was trained on another's answers.
         recurrent_dtype: type of recurrent layers' states, where the configuration states one.
         norm_bias: norms over the residual stream have a bias as well.
@@ -185,6 +186,7 @@ class ModelSpec:
     quantization_group: int | None = None
     source: str = ""
     parameters_published: float | None = None
+    sparse: bool = False
     distilled_from: str = ""
     recurrent_dtype: Dtype | None = None
     norm_bias: bool = False

@@ -79,9 +79,35 @@ def notes(
         yield "No SLO limit is given: goodput is null."
     if deployment.usd_per_device_hour is None:
         yield f"Cost is null: {deployment.price_note}."
+    yield from _unmeasured(deployment)
     if not deployment.engine.fitted:
         yield (
             f"The overheads of {deployment.engine.title} are estimates, fitted to no measurement."
+        )
+
+
+def _unmeasured(deployment: ResolvedDeployment) -> Iterator[str]:
+    """Kernels that nobody measured on this device, where a format or a layer asks for them."""
+    efficiency = deployment.hardware.efficiency.seen_by(deployment.engine.name)
+    spec, kv = deployment.model, deployment.precision.kv_cache
+    title = deployment.hardware.title
+    kinds = {group.attention.kind for group in spec.groups if group.attention is not None}
+    for kind in sorted(kinds):
+        if not efficiency.decode_measured(kv, latent=kind == "mla"):
+            yield (
+                f"No attention with a KV cache in {kv} was measured on {title}: it is taken from "
+                "16 bits with the work of widening, and counts as known to ±25%."
+            )
+    states = {group.recurrent.kind for group in spec.groups if group.recurrent is not None}
+    for state in sorted(states - set(efficiency.recurrent_update)):
+        yield (
+            f"No recurrent layers of type {state} were measured on {title}: they are estimates, "
+            "known to ±25%."
+        )
+    if spec.sparse:
+        yield (
+            "Products with 2:4 sparse weights are estimates: 1.5 times as fast as dense ones where "
+            "arithmetic binds, known to ±25%."
         )
 
 
