@@ -197,6 +197,8 @@ HYBRID: Fields = {"model": "gemma-3-4b", "engine.kv_cache_tokens": None}
 MANY: Fields = {"engine.max_num_seqs": None, "engine.max_num_batched_tokens": None}
 EAGER: Fields = {"engine.cuda_graphs": False}
 
+DRAFTS: Fields = {"engine.speculative": {"kind": "ngram", "tokens": 4, "acceptance": 0.5}}
+
 ENGINE: list[tuple[str, Any, Fields]] = [
     ("policy", {"kind": "full_reservation"}, {"engine.kv_cache_tokens": 2500}),
     ("max_num_seqs", 3, MANY),
@@ -226,6 +228,7 @@ ENGINE: list[tuple[str, Any, Fields]] = [
     ("cuda_graphs.enabled", False, {}),
     ("cuda_graphs.sizes", [1, 64], {}),
     ("cuda_graphs.piecewise", False, {}),
+    ("cuda_graphs.per_sequence", True, DRAFTS),
 ]
 
 

@@ -111,6 +111,18 @@ def test_layers_and_logits_see_every_token() -> None:
     assert verify.decode(10, 10, 0, 0)[0] < 0.9 * verify.decode(11, 11, 0, 0)[0]
 
 
+def test_graphs_may_count_sequences_instead() -> None:
+    """As those of SGLang and TensorRT-LLM: eleven sequences are padded to twelve, whatever each
+    has to verify."""
+    profile = engine(sizes=(8, 12), launch_us=30)
+    graphs = profile.cuda_graphs.model_copy(update={"per_sequence": True})
+    profile = profile.model_copy(update={"cuda_graphs": graphs})
+    verify = target(DENSE, limits(), profile, drafts=3)
+    times = [verify.decode(n, 12, 0, 0)[0] for n in (9, 11, 12, 13)]
+    assert times[0] == pytest.approx(times[2], rel=0.05)
+    assert times[3] > 1.2 * times[2]  # kernel by kernel
+
+
 def test_nothing_verified_is_the_plain_model() -> None:
     profile = engine(
         sizes=(8, 32), launch_us=5, step_ms=1, per_seq_us=3, per_token_us=1, token_us=2

@@ -140,6 +140,8 @@ class StepCostModel:
         self._overlap = host.overlap if limits.async_scheduling else 0.0
         graphs = engine.cuda_graphs
         self._graph_sizes = graphs.sizes if limits.cuda_graphs else ()
+        if drafts and graphs.per_sequence:
+            self._graph_sizes = tuple(size * (1 + drafts) for size in self._graph_sizes)
         self._mixed_graphs = limits.cuda_graphs == "piecewise" or (
             graphs.piecewise and limits.cuda_graphs != "decode_only"
         )

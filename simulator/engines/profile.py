@@ -134,6 +134,9 @@ class CudaGraphs(Model):
     enabled: bool
     sizes: tuple[Count, ...]
     piecewise: bool
+    per_sequence: bool = Field(
+        False, description="sizes count sequences, each with its drafts; off: they count tokens"
+    )
 
     @model_validator(mode="after")
     def _sizes_rise(self) -> CudaGraphs:
