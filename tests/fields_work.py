@@ -57,6 +57,25 @@ def _class(name: str, **more: Any) -> Fields:
     }  # fmt: skip
 
 
+LENGTHS: Fields = {
+    "kind": "independent",
+    "input": {"kind": "fixed", "tokens": 150},
+    "output": {"kind": "fixed", "tokens": 30},
+}
+_LONG: Fields = {
+    "kind": "independent",
+    "input": {"kind": "uniform", "low": 100, "high": 400},
+    "output": {"kind": "uniform", "low": 10, "high": 90},
+}
+JOB: Fields = {
+    "workload": {"kind": "batch", "requests": 40, "max_in_flight": 3, "lengths": _LONG},
+}
+ASYNC: Fields = {
+    "workload": {
+        "kind": "queue", "requests": 40, "max_in_flight": 2, "lengths": _LONG,
+        "arrivals": {"kind": "poisson", "rate_per_s": 20.0},
+    },
+}  # fmt: skip
 MIX: Fields = {"workload": {"kind": "mix", "classes": [_class("a"), _class("b")]}}
 
 CHANGES: list[Change] = [
@@ -135,6 +154,28 @@ CHANGES: list[Change] = [
     ("workload.max_tokens", 20, SESSIONS),
     ("workload.stop_per_token", 0.05, SESSIONS),
     ("workload.ignore_eos", True, SESSIONS | ENDLESS),
+    # Jobs
+    ("workload.requests", 30, JOB),
+    ("workload.submit_at_s", 2.0, JOB),
+    ("workload.deadline_s", 1.0, JOB),
+    ("workload.max_in_flight", 6, JOB),
+    ("workload.lengths", LENGTHS, JOB),
+    ("workload.shared_prefix", {"tokens": 96}, JOB),
+    ("workload.reasoning", THINKS["workload.reasoning"], JOB),
+    ("workload.max_tokens", 20, JOB),
+    ("workload.stop_per_token", 0.05, JOB),
+    ("workload.ignore_eos", True, JOB | ENDLESS),
+    ("workload.requests", 30, ASYNC),
+    ("workload.duration_s", 1.0, ASYNC | TIMED),
+    ("workload.arrivals.rate_per_s", 5.0, ASYNC),
+    ("workload.deadline_s", 1.0, ASYNC),
+    ("workload.max_in_flight", 6, ASYNC),
+    ("workload.lengths", LENGTHS, ASYNC),
+    ("workload.shared_prefix", {"tokens": 96}, ASYNC),
+    ("workload.reasoning", THINKS["workload.reasoning"], ASYNC),
+    ("workload.max_tokens", 20, ASYNC),
+    ("workload.stop_per_token", 0.05, ASYNC),
+    ("workload.ignore_eos", True, ASYNC | ENDLESS),
     # Classes
     ("workload.classes", [_class("a")], MIX),
     ("workload.classes", [_class("a"), _class("c")], MIX),

@@ -247,7 +247,7 @@ def test_the_lists_here_are_complete() -> None:
     assert kinds(traffic.Arrivals) == set(ARRIVALS)
     assert kinds(traffic.Length) == set(LENGTHS)
     assert kinds(traffic.Lengths) == {"independent", "from_trace"}
-    assert kinds(traffic.Workload) == {"synthetic", "trace", "sessions", "mix"}
+    assert kinds(traffic.Workload) == {"synthetic", *OTHER_TRAFFIC} - {"shared prefix"}
     assert kinds(policies.Policy) == {p.get("kind", name) for name, p in POLICIES.items()}
     assert kinds(routers.Router) == set(ROUTERS)
 
@@ -319,6 +319,14 @@ OTHER_TRAFFIC: dict[str, dict[str, Any]] = {
         "user_tokens": {"kind": "uniform", "low": 5, "high": 60},
         "output_tokens": {"kind": "uniform", "low": 1, "high": 50},
         "system_prompt": {"tokens": 40}, "think_time_s": 0.05,
+    },
+    "batch": {
+        "kind": "batch", "requests": 20, "submit_at_s": 0.1, "max_in_flight": 3,
+        "lengths": lengths_of("uniform"),
+    },
+    "queue": {
+        "kind": "queue", "requests": 20, "arrivals": {"kind": "gamma", "rate_per_s": 40.0, "cv": 2.0},
+        "max_in_flight": 2, "lengths": lengths_of("uniform"),
     },
     "shared prefix": workload("poisson", "fixed") | {"shared_prefix": {"tokens": 90, "groups": 2}},
     "mix": {

@@ -26,6 +26,7 @@ from simulator.cluster.recorder import Recorder
 from simulator.cluster.replica import Replica
 from simulator.cluster.routing import Routing
 from simulator.cluster.wake import LAST, NORMAL, Wake
+from simulator.cluster.workers import Workers
 from simulator.costs.protocol import StepCost
 from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
 from simulator.errors import ScenarioError
@@ -120,6 +121,12 @@ def run_groups(
     prompts to those that go on; None where all serve whole requests.
     """
     requests.check_integrity()
+    if requests.worker_limits and timeout_s is not None:
+        raise ScenarioError(
+            "clients of batch and queue traffic do not give up, their requests wait outside",
+            where="deployment.timeout_s",
+            hint="leave it out; deadline_s of the class says what counts as late",
+        )
     if paths is not None and requests.answers is not None and requests.answers.several:
         raise ScenarioError(
             "several answers to a prompt cannot go to a decode pool",
@@ -166,6 +173,7 @@ class _Cluster:
         self.ended_count = 0
         self._last_s = 0.0
         self._dependents = dependents_of(requests)
+        self._workers = Workers(requests) if requests.worker_limits else None
         loads = [0] * sum(group.replicas for group in groups)
         self.replicas: list[Replica] = []
         for group in groups:
@@ -195,7 +203,7 @@ class _Cluster:
         """New replicas of one kind, numbered after those there are."""
         policy, limits, cost = group.limits.policy, group.limits, group.cost
         window_s = policy.window_ms / 1000 if isinstance(policy, DynamicPolicy) else 0.0
-        listening = bool(self._dependents or self.progress or self.timeout_s)
+        listening = bool(self._dependents or self._workers or self.progress or self.timeout_s)
         first = len(self.replicas)
         response_s = group.front_end.response_s + self.network_s
         weights = tuple(each.weight for each in self._terms)
@@ -265,7 +273,8 @@ class _Cluster:
     def _deliver(self, index: int, sent: float) -> None:
         """A request reaches the server."""
         self.recorder.sent_s[index] = sent
-        self._offer(index)
+        if self._workers is None or self._workers.take(index):
+            self._offer(index)
 
     def _offer(self, index: int) -> None:
         """A request reaches the server, for the first time or again after a refusal."""
@@ -354,10 +363,22 @@ class _Cluster:
         self.ended_count += 1
         if self.progress is not None and self.ended_count % _PROGRESS_EVERY == 0:
             self.progress(self.ended_count, len(self.requests), self.env.now)
+        if self._workers is not None:
+            self._work_on(self._workers.released_by(index), at)
         if self._dependents is None:
             return
         for child, pause in self._dependents.released_by(index, served=served):
             self._send_later(child, at + pause, at_boundary=served)
+
+    def _work_on(self, index: int | None, at: float) -> None:
+        """A worker who has got an answer at ``at`` takes the next request."""
+        if index is None:
+            return
+        delay = at + self.network_s - self.env.now
+        if delay <= 0.0:
+            self._offer(index)
+            return
+        self.env.timeout(delay).callbacks.append(lambda _: self._offer(index))
 
     # --- the run ---------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from simulator.results.describe import simulated_section
 from simulator.results.fleet import Member, Part, added, parts_of
 from simulator.results.handover import handover_section
 from simulator.results.integrity import violations
+from simulator.results.jobs import jobs_section
 from simulator.results.latency import RequestTimes, gap_statistics, statistics
 from simulator.results.money import cost_section, devices_held, energy_section
 from simulator.results.quantiles import GapDistribution
@@ -82,6 +83,7 @@ def summarize(
             "littles_law": littles_law(parts, record),
         },
     }
+    summary["jobs"] = jobs_section(deployment, times, summary["cost"]["whole_run_usd"])
     summary["uncertainty"] = _uncertainty_section(summary, uncertainty)
     summary["warnings"] = list(warnings(record, window, summary))
     summary["notes"] = list(notes(deployment, record, window, summary))

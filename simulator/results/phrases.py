@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from simulator.results.format import bounds, duration, number, parameters, percent
+from simulator.results.format import bounds, duration, money, number, parameters, percent
 
 LATENCIES = (
     ("ttft_ms", "TTFT"),
@@ -70,6 +70,26 @@ def speculation_lines(summary: dict[str, Any]) -> list[str]:
     ]
     if found["verified_share"] is not None and found["verified_share"] < 1.0:
         lines[1] += f" · {percent(found['verified_share'])} of decodes with drafts"
+    return lines
+
+
+def job_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name of each batch job and queue, and how it went."""
+    lines = []
+    for name, job in summary.get("jobs", {}).items():
+        parts = [f"{job['completed']:,} of {job['requests']:,} requests"]
+        took = job["completion_s"]
+        if job["kind"] == "batch":
+            parts.append("not done" if took is None else f"done after {duration(took)}")
+        elif took["n"]:
+            parts.append(f"answers after {duration(took['p50'])} (median), "
+                         f"{duration(took['max'])} (longest)")  # fmt: skip
+        if job["deadline_s"] is not None:
+            verdict = "met" if job["met"] else f"missed ({percent(job['met_share'])} in time)"
+            parts.append(f"deadline of {duration(job['deadline_s'])} {verdict}")
+        if job["usd"] is not None:
+            parts.append(f"{money(job['usd'])} for its share of the tokens")
+        lines.append((name if name != "default" else "Job", " · ".join(parts)))
     return lines
 
 

@@ -21,6 +21,7 @@ from simulator.results.phrases import (
     hardware_line,
     interval_row,
     interval_title,
+    job_lines,
     latencies,
     model_line,
     pool_lines,
@@ -146,6 +147,8 @@ def _figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
     ]  # fmt: skip
     if special := answers_line(summary):
         lines.append(("Answers", special))
+    for name, line in job_lines(summary):
+        lines.append((_shortened(name, 11), line))
     if slo["limits_given"]:
         good = f"{number(slo['goodput_requests_per_s'])} requests/s"
         lines.append(("Goodput", f"{good} · {percent(slo['goodput_share'])} of those sent"))

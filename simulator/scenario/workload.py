@@ -181,6 +181,49 @@ class SessionsWorkload(_Sized, Answered):
         return self
 
 
+class _Fed(Answered):
+    """Requests that wait outside the server and are fed to it, a limited number at a time."""
+
+    lengths: Lengths = Field(description="how long prompts and outputs are")
+    shared_prefix: SharedPrefix | None = Field(
+        None, description="text that many prompts begin with"
+    )
+    max_in_flight: Count = Field(
+        description="requests of this class at the server at once; the others wait outside"
+    )
+
+
+class BatchWorkload(_Fed):
+    """A job: so many requests, submitted together, and done when the last one has its answer. The
+    time of a request runs from the job's submission."""
+
+    kind: Literal["batch"] = "batch"
+    requests: Count = Field(description="how many there are")
+    submit_at_s: NonNegativeFloat = Field(0.0, description="when the job is submitted")
+    deadline_s: PositiveFloat | None = Field(
+        None, description="longest time from submission to the last answer"
+    )
+
+
+class QueueWorkload(_Sized, _Fed):
+    """Asynchronous requests: they come at any time, wait in a queue outside the server, and workers
+    take them in order. The time of a request runs from its arrival at the queue."""
+
+    kind: Literal["queue"] = "queue"
+    arrivals: Arrivals = Field(description="when requests come to the queue")
+    deadline_s: PositiveFloat | None = Field(
+        None, description="longest time from arrival to answer, of each request"
+    )
+
+    @model_validator(mode="after")
+    def _open_loop(self) -> QueueWorkload:
+        if self.arrivals.kind == "closed_loop":
+            raise ValueError("nobody waits for asynchronous answers: use another kind of arrivals")
+        if self.duration_s is not None and self.arrivals.kind == "burst":
+            raise ValueError("burst arrivals need requests, not duration_s")
+        return self
+
+
 class Slo(Model):
     """What a request must reach to count towards goodput; each limit holds for the request itself.
 
@@ -202,7 +245,8 @@ class TrafficClass(Model):
         description="how reports call the class"
     )
     workload: Annotated[
-        SyntheticWorkload | TraceWorkload | SessionsWorkload, Field(discriminator="kind")
+        SyntheticWorkload | TraceWorkload | SessionsWorkload | BatchWorkload | QueueWorkload,
+        Field(discriminator="kind"),
     ] = Field(description="the class's own traffic")
     slo: Slo | None = Field(None, description="overrides the scenario's SLO for this class")
     priority: Annotated[int, Field(ge=-1_000_000, le=1_000_000, strict=True)] = Field(
@@ -230,6 +274,11 @@ class MixWorkload(Model):
 
 
 Workload = Annotated[
-    SyntheticWorkload | TraceWorkload | SessionsWorkload | MixWorkload,
+    SyntheticWorkload
+    | TraceWorkload
+    | SessionsWorkload
+    | BatchWorkload
+    | QueueWorkload
+    | MixWorkload,
     Field(discriminator="kind"),
 ]

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from simulator.scenario.workload import (
+        BatchWorkload,
+        QueueWorkload,
         SessionsWorkload,
         SyntheticWorkload,
         TraceSlice,
@@ -63,7 +65,7 @@ def build_requests(
 
 
 def build_one(
-    workload: SyntheticWorkload | TraceWorkload | SessionsWorkload,
+    workload: SyntheticWorkload | TraceWorkload | SessionsWorkload | BatchWorkload | QueueWorkload,
     rng: np.random.Generator,
     base: Path | None,
     where: str,
@@ -73,6 +75,10 @@ def build_one(
         from simulator.workload.synthetic import build_synthetic
 
         return build_synthetic(workload, rng, base, where)
+    if workload.kind == "batch" or workload.kind == "queue":
+        from simulator.workload.jobs import build_job
+
+        return build_job(workload, rng, base, where)
     if workload.kind == "sessions":
         from simulator.workload.sessions import build_sessions
 

@@ -75,11 +75,24 @@ def merge(parts: Sequence[Requests], names: Sequence[str]) -> Requests:
         classes=tuple(names),
         pool_concurrency=tuple(c for part in parts for c in part.pool_concurrency),
         prefixes=merge_prefixes([part.prefixes for part in parts], sizes, order),
+        workers=_workers(parts, order),
+        worker_limits=tuple(most for part in parts for most in part.worker_limits),
         answers=merge_answers([part.answers for part in parts], sizes, order),
         source="mix: "
         + "; ".join(f"{name}: {part.source}" for part, name in zip(parts, names, strict=True)),
         notes=(*notes, *(note for part in parts for note in part.notes)),
     )
+
+
+def _workers(parts: Sequence[Requests], order: Ints) -> Ints | None:
+    if all(part.workers is None for part in parts):
+        return None
+    sets = np.cumsum([0, *(len(part.worker_limits) for part in parts)])
+    found = [
+        np.full(len(part), -1) if part.workers is None else _shifted(part.workers, start)
+        for part, start in zip(parts, sets, strict=False)
+    ]
+    return np.concatenate(found)[order]
 
 
 def _shifted(numbers: Ints, offset: int) -> Ints:

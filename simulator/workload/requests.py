@@ -59,6 +59,10 @@ class Requests:
         classes: names of the traffic classes.
         pool_concurrency: users in each closed loop.
         prefixes: shared text, or None where all prompts are distinct.
+        workers: index into ``worker_limits`` of requests that wait outside the server until a
+            worker takes them, -1 for others; None if there are no workers. ``arrival_s`` is when
+            they come to the queue outside.
+        worker_limits: requests at the server at once, of each set of workers.
         answers: what is special about the answers, or None; where a prompt has several, each is a
             row of its own.
         source: one line for the report: what this traffic is.
@@ -75,6 +79,8 @@ class Requests:
     pool_concurrency: tuple[int, ...] = ()
     prefixes: PrefixStreams | None = None
     answers: Answers | None = None
+    workers: Ints | None = None
+    worker_limits: tuple[int, ...] = ()
     source: str = ""
     notes: tuple[str, ...] = field(default=())
 
@@ -98,8 +104,13 @@ class Requests:
         columns = ("arrival_s", "input_tokens", "output_tokens", "class_id", "parent", "pool",
                    "session")  # fmt: skip
         answers = self.answers.first(n) if self.answers is not None else None
+        workers = self.workers[:n] if self.workers is not None else None
         return replace(
-            self, prefixes=prefixes, answers=answers, **{c: getattr(self, c)[:n] for c in columns}
+            self,
+            prefixes=prefixes,
+            answers=answers,
+            workers=workers,
+            **{c: getattr(self, c)[:n] for c in columns},
         )
 
     def rows_of(self, requests: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -130,6 +141,9 @@ class Requests:
         _require(bool((np.diff(roots) >= 0).all()), "arrivals of root requests do not ascend")
         if self.prefixes is not None:
             self._check_prefixes(self.prefixes)
+        if self.workers is not None:
+            _require(self.workers.shape == (n,), "workers do not match the requests")
+            _require(_inside(self.workers, -1, len(self.worker_limits)), "workers are not there")
         if self.answers is not None:
             _require(len(self.answers) == n, "answers do not match the requests")
             self.answers.check_integrity(self.output_tokens)

@@ -1,0 +1,84 @@
+"""Batch jobs and asynchronous queues: when they were done, in time or not, and what they cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from simulator.deployment import ResolvedDeployment
+from simulator.results.latency import RequestTimes, statistics
+from simulator.scenario.scenario import Scenario
+from simulator.scenario.workload import BatchWorkload, MixWorkload, QueueWorkload
+
+Job = BatchWorkload | QueueWorkload
+
+
+def jobs_of(scenario: Scenario) -> dict[str, Job]:
+    """Classes of traffic that wait outside the server, by name."""
+    workload = scenario.workload
+    if isinstance(workload, BatchWorkload | QueueWorkload):
+        return {"default": workload}
+    if not isinstance(workload, MixWorkload):
+        return {}
+    return {
+        c.name: c.workload
+        for c in workload.classes
+        if isinstance(c.workload, BatchWorkload | QueueWorkload)
+    }
+
+
+def jobs_section(
+    deployment: ResolvedDeployment, times: RequestTimes, run_usd: float | None
+) -> dict[str, Any]:
+    """Of each such class, all of its requests, warm-up or not.
+
+    Cost: the share of the run's whole cost that the class has of all tokens worked on (prompt
+    tokens that were not found in the cache, and output tokens).
+    """
+    jobs = jobs_of(deployment.scenario)
+    if not jobs:
+        return {}
+    record = times.record
+    tokens = record.generated + np.where(
+        np.isfinite(record.start_s), record.requests.input_tokens - record.cached_tokens, 0
+    )
+    everything = int(tokens.sum())
+    sections = {}
+    for i, name in enumerate(record.requests.classes):
+        job = jobs.get(name)
+        if job is None:
+            continue
+        own = record.requests.class_id == i
+        spent = None
+        if run_usd is not None and everything:
+            spent = run_usd * int(tokens[own].sum()) / everything
+        sections[name] = _section(job, times, own, spent)
+    return sections
+
+
+def _section(job: Job, times: RequestTimes, own: Any, usd: float | None) -> dict[str, Any]:
+    record = times.record
+    requests, done = int(own.sum()), int((own & times.completed).sum())
+    took_s = times.e2e_ms[own & times.completed] / 1e3
+    late = int((took_s > job.deadline_s).sum()) if job.deadline_s is not None else 0
+    common = {
+        "kind": job.kind,
+        "requests": requests,
+        "completed": done,
+        "max_in_flight": job.max_in_flight,
+        "deadline_s": job.deadline_s,
+        "met": None if job.deadline_s is None else done == requests and late == 0,
+        "met_share": None if job.deadline_s is None else (done - late) / requests,
+        "outside_s": statistics((record.queued_s - record.sent_s)[own]),
+        "usd": usd,
+        "usd_per_request": None if usd is None or not done else usd / done,
+    }
+    if isinstance(job, QueueWorkload):
+        return {**common, "completion_s": statistics(took_s)}
+    whole = done == requests
+    return {
+        **common,
+        "submitted_s": job.submit_at_s,
+        "completion_s": float(took_s.max()) if whole else None,
+    }
