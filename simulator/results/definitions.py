@@ -330,6 +330,29 @@ DEFINITIONS: tuple[Definition, ...] = (
         "FLOPs that the model spent on rejected tokens / the same.", "lower",
     ),
     Definition(
+        "handover.transfer_ms", "KV transfer", "ms",
+        "Where prompts are computed apart: from the end of a prompt to the moment when its keys and "
+        "values had come to the decode replica, with any wait for KV blocks there. Part of TTFT.",
+        "lower", _SPREAD,
+    ),
+    Definition(
+        "handover.blocks_wait_ms", "Wait for KV blocks", "ms",
+        "From the end of a prompt to the moment when the decode replica had blocks for it; 0 where "
+        "it had them before.", "lower", _SPREAD,
+    ),
+    Definition(
+        "handover.mb_per_request", "KV cache sent a request", "MB",
+        "Bytes of keys and values on the way, mean of the requests that count.",
+    ),
+    Definition(
+        "handover.send_busy_share", "Busiest path out", "%",
+        "Share of the run in which the busiest prefill replica's path carried bytes.", "lower",
+    ),
+    Definition(
+        "handover.receive_busy_share", "Busiest path in", "%",
+        "The same of decode replicas.", "lower",
+    ),
+    Definition(
         "energy.power_w_mean", "Power", "W",
         "All devices, idle time included, times PUE, averaged over the window.",
     ),
