@@ -13,6 +13,7 @@ from simulator.cluster.disaggregation import Paths
 from simulator.cluster.groups import ReplicaGroup
 from simulator.errors import ScenarioError, UserError
 from simulator.results import Result
+from simulator.results.definitions import DEFINITIONS, value_at
 from simulator.results.integrity import violations
 from simulator.results.record import OUTCOMES, RunRecord
 from simulator.scenario.policies import ContinuousPolicy, FullReservationPolicy, PrefillFirstPolicy
@@ -256,6 +257,9 @@ def test_a_pools_own_figures_are_its_own() -> None:
     law = summary["checks"]["littles_law"]
     assert law["l"] == pytest.approx(law["lambda_w"], rel=0.03)
     assert summary["checks"]["violations"] == []
+    for definition in DEFINITIONS:
+        if definition.key.startswith("handover."):
+            assert value_at(summary, definition.key) is not None, definition.key
     assert summary["handover"]["transfer_ms"]["n"] == summary["requests"]["counted"]
 
 

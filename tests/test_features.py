@@ -194,8 +194,6 @@ STILL_MISSING: set[tuple[str, str]] = {
     ("Deployment", r"power.of.two"),
     ("Deployment", r"prefix.aware"),
     ("Deployment", r"session affinity"),
-    ("Deployment", r"disaggregat"),
-    ("Deployment", r"KV transfer"),
     ("Deployment", r"heterogen"),
     ("Deployment", r"several models|multiple models"),
     ("Deployment", r"autoscal"),

@@ -220,6 +220,8 @@ def test_classes_have_their_own_limits():
 
 def test_every_definition_names_a_figure_of_the_summary(summary):
     for definition in DEFINITIONS:
+        if not summary[definition.key.partition(".")[0]]:
+            continue  # a section that only some deployments have, tested with them
         keys = [f"{definition.key}.{s}" for s in definition.statistics] or [definition.key]
         for key in keys:
             *section, leaf = key.split(".")

@@ -331,7 +331,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     ),
     Definition(
         "handover.transfer_ms", "KV transfer", "ms",
-        "Where prompts are computed apart: from the end of a prompt to the moment when its keys and "
+        "Where prompts are computed apart: from the end of a prompt to when its keys and "
         "values had come to the decode replica, with any wait for KV blocks there. Part of TTFT.",
         "lower", _SPREAD,
     ),
