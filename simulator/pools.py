@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from simulator.cluster.groups import ReplicaGroup
+from simulator.cluster.groups import ReplicaGroup, Serving
+from simulator.cluster.starting import Life
 from simulator.costs.protocol import StepCost
 from simulator.deployment import FrontEndTimes, ResolvedDeployment
 from simulator.engines.profile import EngineProfile
 from simulator.errors import ScenarioError, UserError
+from simulator.lives import check_serving, life_of, of_pool
 from simulator.resolve import Resolved, resolve
 from simulator.scenario.base import Model
 from simulator.scenario.pools import Pool, Role
@@ -26,7 +28,8 @@ _OVERRIDES = ("model", "hardware", "engine", "precision", "parallelism")
 class ResolvedPool:
     """Replicas ``first`` to ``first + replicas - 1`` of a deployment, and what they run.
 
-    ``classes``: names of the traffic classes that they serve; None for all.
+    ``classes``: names of the traffic classes that they serve; None for all. ``life``: why they come
+    and go; None: all are up all the time.
     """
 
     name: str
@@ -36,6 +39,7 @@ class ResolvedPool:
     replicas: int
     weight: float = 1.0
     classes: tuple[str, ...] | None = None
+    life: Life | None = None
 
     @property
     def deployment(self) -> ResolvedDeployment:
@@ -46,7 +50,7 @@ class ResolvedPool:
 def group_of(pool: ResolvedPool, cost: StepCost, front_end: FrontEndTimes) -> ReplicaGroup:
     """What the clock needs of a pool whose steps take as long as ``cost`` says."""
     return ReplicaGroup(
-        replicas=pool.replicas,
+        replicas=pool.life.numbers if pool.life else pool.replicas,
         limits=pool.deployment.limits,
         layout=pool.resolved.layout,
         cost=cost,
@@ -55,6 +59,7 @@ def group_of(pool: ResolvedPool, cost: StepCost, front_end: FrontEndTimes) -> Re
         role=pool.role,
         weight=pool.weight,
         classes=pool.classes,
+        life=pool.life,
     )
 
 
@@ -75,30 +80,51 @@ def resolve_pools(
     asked = scenario.deployment.pools
     if not asked:
         resolved = resolve(scenario, base, engine)
-        return (ResolvedPool("default", "serve", resolved, 0, scenario.deployment.replicas),)
+        count, life = scenario.deployment.replicas, life_of(resolved.deployment)
+        pools = [ResolvedPool("default", "serve", resolved, 0, count, life=life)]
+        _check(scenario, pools)
+        return tuple(pools)
     _check_classes(scenario)
-    pools: list[ResolvedPool] = []
+    pools = []
     first = 0
     for number, pool in enumerate(asked):
         try:
             resolved = resolve(scenario_of(scenario, pool), base, engine)
+            life = life_of(resolved.deployment)
         except UserError as error:
             error.where = _place(error.where, pool, number)
             raise
         pools.append(
             ResolvedPool(
-                pool.name, pool.role, resolved, first, pool.replicas, pool.weight, pool.classes
+                pool.name, pool.role, resolved, first, pool.replicas, pool.weight, pool.classes,
+                life,
             )
-        )
-        first += pool.replicas
+        )  # fmt: skip
+        first += life.numbers if life else pool.replicas
+    _check(scenario, pools)
     return tuple(pools)
+
+
+def _check(scenario: Scenario, pools: list[ResolvedPool]) -> None:
+    lives = [pool.life for pool in pools]
+    apart = any(pool.role != "serve" for pool in pools)
+    if apart and Serving(scenario.deployment.gateway).holds(lives):
+        raise ScenarioError(
+            "replicas that come and go, and a gateway's max_concurrency, are simulated for pools "
+            "that serve whole requests",
+            where="deployment",
+            hint="leave autoscaling, failures, spot and gateway out, or the roles prefill and "
+            "decode",
+        )
+    policies = [pool.deployment.limits.policy for pool in pools]
+    check_serving(scenario.deployment, lives, policies)
 
 
 def scenario_of(scenario: Scenario, pool: Pool) -> Scenario:
     """The scenario as if this pool were all of its deployment."""
     changes: dict[str, object] = {
         "deployment": scenario.deployment.model_copy(
-            update={"replicas": pool.replicas, "pools": ()}
+            update={"replicas": pool.replicas, "pools": (), **of_pool(scenario.deployment, pool)}
         )
     }
     if pool.model is not None:
@@ -124,10 +150,16 @@ def _over(below: M, above: M) -> M:
     return below.model_copy(update=given)
 
 
+_LIVES = ("cold_start", "autoscaling", "failures", "spot")
+
+
 def _place(where: str | None, pool: Pool, number: int) -> str:
     """The key that a mistake belongs to: the pool's own where it says something about it."""
     prefix = f"deployment.pools.{number}"
-    top = (where or "").partition(".")[0]
+    top, _, rest = (where or "").partition(".")
+    name = rest.partition(".")[0]
+    if top == "deployment" and name in _LIVES and getattr(pool, name) is not None:
+        return f"{prefix}.{rest}"
     if top in _OVERRIDES and getattr(pool, top) is None:
         return where or prefix
     return f"{prefix}.{where}" if top in _OVERRIDES else where or prefix

@@ -51,6 +51,7 @@ def simulate(
     import numpy as np
 
     from simulator.cluster import run_groups
+    from simulator.cluster.groups import Serving
     from simulator.pools import group_of, resolve_pools
     from simulator.results import Result
     from simulator.results.fleet import Member
@@ -83,6 +84,7 @@ def simulate(
             timeout_s=serving.timeout_s,
             network_s=serving.network_ms / 1e3,
             oversized=serving.oversized_requests,
+            serving=Serving(serving.gateway, serving.retry),
             progress=told,
             paths=paths_of(scenario, pools),
         )

@@ -129,7 +129,7 @@ def test_nothing_gets_lost(policy: Policy) -> None:
         seen["preemptions"] += int(record.preemptions.sum())
         seen["hits"] += int((record.cached_tokens > 0).sum())
     # What the test is about does happen.
-    assert min(seen[name] for name in OUTCOMES) > 5
+    assert min(seen[name] for name in OUTCOMES if name != "failed") > 5  # no replica crashes
     if policy.kind in ("continuous", "prefill_first"):
         assert seen["preemptions"] > 10
     if policy.kind not in ("static", "dynamic"):

@@ -123,6 +123,7 @@ class PredictedTtft:
         pace = self._paces.get(replica.number)
         if pace is None:
             pace = self._paces[replica.number] = Pace()
+        if replica.started is None:
             replica.started = pace.started
         index = sequence.index
         limit = self._limits[self._class_id[index]]

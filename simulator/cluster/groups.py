@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
+from simulator.cluster.starting import Life
 from simulator.costs.protocol import LockstepCost, PipelineCost, StepCost
 from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
 from simulator.results.record import Group
+from simulator.scenario.lifecycle import Gateway, Retry
 from simulator.scenario.pools import Role
 from simulator.serving.kv_cache import KvLayout
 
@@ -16,7 +19,7 @@ class ReplicaGroup:
     """Equal replicas of a deployment.
 
     Args:
-        replicas: how many.
+        replicas: how many (with ``life``: how many numbers they need).
         limits: policy and limits of each.
         layout: KV blocks of each.
         cost: duration of a step.
@@ -24,6 +27,7 @@ class ReplicaGroup:
         name, role: of the pool.
         weight: how much traffic one is meant to take.
         classes: names of the traffic classes that they serve; None for all.
+        life: why they come and go; None: all are up all the time.
     """
 
     replicas: int
@@ -35,6 +39,7 @@ class ReplicaGroup:
     role: Role = "serve"
     weight: float = 1.0
     classes: tuple[str, ...] | None = None
+    life: Life | None = None
 
     def serves(self, traffic_class: str) -> bool:
         """Whether requests of this class may come here."""
@@ -45,8 +50,9 @@ class ReplicaGroup:
         lanes = lanes_of(self.cost)
         blocks = self.lane_layout.blocks * lanes
         return Group(
-            self.name, self.role, first, self.replicas, blocks, self.layout.block_size, lanes
-        )
+            self.name, self.role, first, self.replicas, blocks, self.layout.block_size, lanes,
+            most=self.life.most if self.life else 0,
+        )  # fmt: skip
 
     @property
     def lane_layout(self) -> KvLayout:
@@ -68,3 +74,22 @@ def lanes_of(cost: StepCost) -> int:
 def share_of_lane(layout: KvLayout, lanes: int) -> KvLayout:
     """KV blocks of one of ``lanes`` equal shares of a replica's; what is left over lies idle."""
     return replace(layout, blocks=layout.blocks // lanes, watermark=layout.watermark // lanes)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What becomes of requests that have no replica.
+
+    Args:
+        gateway: where they wait.
+        retry: those whose replica crashed; None: they fail.
+    """
+
+    gateway: Gateway = field(default_factory=Gateway)
+    retry: Retry | None = None
+
+    def holds(self, lives: Sequence[Life | None]) -> bool:
+        """Whether replicas come and go, or requests may wait for one. ``lives``: of the groups."""
+        if self.gateway.max_concurrency is not None:
+            return True
+        return any(life is not None and life.changes for life in lives)

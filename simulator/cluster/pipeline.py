@@ -139,7 +139,8 @@ class PipelineLane(Replica):
         self._submit(sequence)
 
     def _submit(self, sequence: Sequence) -> None:
-        sequence.last_token_s = self.recorder.queued_s[sequence.index]
+        if not sequence.generated:  # else its answer began on another replica
+            sequence.last_token_s = self.recorder.queued_s[sequence.index]
         self.scheduler.add(sequence)
         if self._plan is None:
             self._wake(0.0)
@@ -375,6 +376,9 @@ class Pipeline(LaneGroup):
         """The client gives up now; see ``Replica.expire``."""
         if self.front.drop(sequence):
             self._loads_of_replicas[self.number] -= 1
+            departed = self.lanes[0].departed
+            if departed is not None:
+                departed(sequence)
             return
         number = self.recorder.replica[sequence.index]
         self.lanes[number // LANES_APART].expire(sequence, deadline)

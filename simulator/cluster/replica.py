@@ -51,6 +51,8 @@ class Replica:
         started: called, if anybody listens, as a request starts, with the time and when it was
             queued.
         last_s: when the tokens of its last step came to their clients.
+        departed: called with sequences that leave without their last token; None if nobody
+            listens.
     """
 
     alone: Alone
@@ -89,6 +91,7 @@ class Replica:
         self._looks_at_clock = window_s > 0.0 or self._order is not None
         self.answers: AnswerClock | None = None
         self.last_s = 0.0
+        self.departed: Callable[[Sequence], None] | None = None
         self._front = FrontEnd(env, front_end, recorder.queued_s, self._submit)
         self._plan: Plan | None = None
         self._event: Wake | None = None
@@ -139,7 +142,8 @@ class Replica:
 
     def _submit(self, sequence: Sequence) -> None:
         """A request reaches the queue now."""
-        sequence.last_token_s = self.recorder.queued_s[sequence.index]
+        if not sequence.generated:  # else its answer began on another replica
+            sequence.last_token_s = self.recorder.queued_s[sequence.index]
         if self._plan is None:
             self.scheduler.add(sequence)
             self._wake(0.0)
@@ -159,6 +163,8 @@ class Replica:
         unless its last token has reached the client by then; from the front end at once."""
         if self._front.drop(sequence):
             self.loads[self.number] -= 1
+            if self.departed is not None:
+                self.departed(sequence)
             return
         self._expired.append((sequence, deadline))
         if self._plan is None:
@@ -428,10 +434,13 @@ class Replica:
                     continue
                 recorder.finish_s[index] = float("nan")  # nobody waits for that token any more
             else:
-                if self._paused and sequence.finish_at >= 0:
-                    self._leave_pause(sequence)
+                if sequence.finish_at >= 0:
+                    decoded_s = self._leave_pause(sequence) if self._paused else self.env.now
+                    sequence.last_token_s = decoded_s
                 self._drop(sequence)
                 self.loads[self.number] -= 1
             recorder.generated[index] = sequence.generated
             recorder.preemptions[index] = sequence.preemptions
+            if self.departed is not None and sequence.generated < sequence.output:
+                self.departed(sequence)
         self._expired.clear()

@@ -27,9 +27,11 @@ class Routing:
         rng: draws what is random about that.
         requests: the traffic.
         roles: of the groups that take part.
+        changing: replicas come and go, so that all fleets begin empty.
 
     Attributes:
         fleets: the sets of replicas among which requests choose, each with the groups in it.
+        fleet_of_class: which of them a traffic class has.
     """
 
     def __init__(
@@ -41,13 +43,16 @@ class Routing:
         rng: np.random.Generator,
         requests: Requests,
         roles: tuple[Role, ...],
+        *,
+        changing: bool = False,
     ) -> None:
         session = requests.session.tolist() if router.kind == "session_affinity" else []
         weighed = len({group.weight for group in groups}) > 1
         weights = [group.weight for group in groups for _ in range(group.replicas)]
-        plain = len(groups) == 1
+        plain = len(groups) == 1 and not changing
         routes: dict[tuple[int, ...], Route] = {}
         self.fleets: list[tuple[Fleet, tuple[int, ...]]] = []
+        self.fleet_of_class: list[int] = []
         self._by_class: list[Route] = []
         firsts: list[int] = np.cumsum([0, *(group.replicas for group in groups)]).tolist()
         for name in requests.classes:
@@ -57,11 +62,13 @@ class Routing:
                 if group.role in roles and group.serves(name)
             )
             if mine not in routes:
-                chosen = [r for n in mine for r in replicas[firsts[n] : firsts[n + 1]]]
+                known = () if changing else mine
+                chosen = [r for n in known for r in replicas[firsts[n] : firsts[n + 1]]]
                 fleet = Fleet(chosen, loads, weights if weighed else None, session, plain)
                 self.fleets.append((fleet, mine))
                 routes[mine] = ROUTERS[router.kind](fleet, router, rng)
             self._by_class.append(routes[mine])
+            self.fleet_of_class.append([groups for _, groups in self.fleets].index(mine))
         self._class_of: list[int] | None = requests.class_id.tolist() if len(routes) > 1 else None
 
     def choose(self, sequence: Sequence) -> Replica:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as List
 from contextlib import contextmanager
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -18,7 +19,7 @@ from simulator.cluster.alone import Alone
 from simulator.cluster.answers import dependents_of, kept_together, sequences_of, watch_answers
 from simulator.cluster.disaggregation import Handover, Journey, Paths
 from simulator.cluster.feasible import check_groups
-from simulator.cluster.groups import ReplicaGroup
+from simulator.cluster.groups import ReplicaGroup, Serving
 from simulator.cluster.kinds import make_replica
 from simulator.cluster.moving import replica_maker
 from simulator.cluster.ranks import Sent, make_rank
@@ -30,7 +31,7 @@ from simulator.cluster.workers import Workers
 from simulator.costs.protocol import StepCost
 from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
 from simulator.errors import ScenarioError
-from simulator.results.record import REJECTED, TIMED_OUT, Group, RunRecord
+from simulator.results.record import REJECTED, TIMED_OUT, UNFINISHED, Group, RunRecord
 from simulator.scenario.admission import Admission
 from simulator.scenario.policies import DynamicPolicy
 from simulator.scenario.pools import Role
@@ -112,13 +113,15 @@ def run_groups(
     timeout_s: float | None = None,
     network_s: float = 0.0,
     oversized: str = "error",
+    serving: Serving = Serving(),  # noqa: B008 - frozen
     progress: Progress | None = None,
     paths: Paths | None = None,
 ) -> RunRecord:
     """As ``run_cluster``, with replicas of several kinds; they are numbered group by group.
 
-    Every traffic class is served by some group of each role. ``paths``: from those that compute
-    prompts to those that go on; None where all serve whole requests.
+    Every traffic class is served by some group of each role. ``serving``: what becomes of requests
+    that have no replica, where replicas come and go. ``paths``: from those that compute prompts to
+    those that go on; None where all serve whole requests.
     """
     requests.check_integrity()
     if requests.worker_limits and timeout_s is not None:
@@ -134,7 +137,12 @@ def run_groups(
             hint="leave out samples, or the pools with the roles prefill and decode",
         )
     rejected = check_groups(requests, groups, oversized=oversized)
-    cluster = _Cluster(
+    make: Callable[..., Cluster] = Cluster
+    if serving.holds([group.life for group in groups]):
+        from simulator.cluster.changing import ChangingCluster
+
+        make = partial(ChangingCluster, serving)
+    cluster = make(
         requests, groups, rejected,
         router=router, seed=seed, terms=terms or (ClassTerms(),) * len(requests.classes),
         admission=admission, timeout_s=timeout_s, network_s=network_s, progress=progress,
@@ -143,8 +151,11 @@ def run_groups(
     return cluster.run()
 
 
-class _Cluster:
+class Cluster:
     """The clock, the replicas and the clients."""
+
+    changing = False
+    """Replicas come and go."""
 
     def __init__(
         self,
@@ -174,46 +185,59 @@ class _Cluster:
         self._last_s = 0.0
         self._dependents = dependents_of(requests)
         self._workers = Workers(requests) if requests.worker_limits else None
-        loads = [0] * sum(group.replicas for group in groups)
+        self.loads = [0] * sum(group.replicas for group in groups)
         self.replicas: list[Replica] = []
         for group in groups:
-            self.replicas += self._replicas_of(group, loads)
+            self._populate(group)
         rng = np.random.default_rng([seed, 0x726F757465])
         self._sequences = sequences_of(requests)
         traffic = Traffic(requests, terms, self.recorder.sent_s)
         self._gate = None if admission is None else Gate(admission, traffic, seed)
         self._handover: Handover | None = None
 
-        def choose(*roles: Role) -> Callable[[Sequence], Replica]:
-            return Routing(groups, self.replicas, loads, router, rng, requests, roles).chooser()
+        def routing(*roles: Role) -> Routing:
+            return Routing(
+                groups, self.replicas, self.loads, router, rng, requests, roles,
+                changing=self.changing,
+            )  # fmt: skip
 
         if paths is None:
+            self._routing = routing("serve")
             self._choose = kept_together(
-                choose("serve"), requests, self.replicas, self.recorder.replica
+                self._routing.chooser(), requests, self.replicas, self.recorder.replica
             )
         else:
             self._handover = Handover(
-                self.env, self.recorder, paths, choose("prefill"), choose("decode"),
+                self.env, self.recorder, paths,
+                routing("prefill").chooser(), routing("decode").chooser(),
                 self._sequences.make, self.replicas, len(requests),
             )  # fmt: skip
         self._rejected: list[bool] | None = rejected.tolist() if rejected.any() else None
         self._response_s = groups[0].front_end.response_s + network_s
 
-    def _replicas_of(self, group: ReplicaGroup, loads: list[int]) -> list[Replica]:
-        """New replicas of one kind, numbered after those there are."""
+    def _populate(self, group: ReplicaGroup) -> None:
+        """The replicas of one kind, numbered after those there are."""
+        first = len(self.replicas)
+        make = self._maker(group, first)
+        self.replicas += [make(number) for number in range(first, first + group.replicas)]
+
+    def _maker(self, group: ReplicaGroup, first: int) -> Callable[[int], Replica]:
+        """What makes a replica of one kind; their numbers begin with ``first``."""
         policy, limits, cost = group.limits.policy, group.limits, group.cost
         window_s = policy.window_ms / 1000 if isinstance(policy, DynamicPolicy) else 0.0
-        listening = bool(self._dependents or self._workers or self.progress or self.timeout_s)
-        first = len(self.replicas)
+        waits = self._dependents or self._workers
+        listening = self.changing or bool(waits or self.progress or self.timeout_s)
         response_s = group.front_end.response_s + self.network_s
         weights = tuple(each.weight for each in self._terms)
         alone = Alone(cost, limits)
         sent = Sent(self.requests, self._terms, self.recorder.sent_s, self._seed, alone, response_s)
         rank = make_rank(limits.queue, sent)
         make = replica_maker(group.layout, first, group.replicas, self.recorder)
-        made = [
-            make_replica(
-                make(number), number, self.env, limits, group.layout, cost, self.recorder, loads,
+
+        def made(number: int) -> Replica:
+            replica = make_replica(
+                make(number), number, self.env, limits, group.layout, cost, self.recorder,
+                self.loads,
                 role=group.role,
                 front_end=group.front_end,
                 response_s=response_s,
@@ -222,11 +246,10 @@ class _Cluster:
                 rank=rank,
                 weights=weights,
                 ended=self._ended if listening else None,
-            )
-            for number in range(first, first + group.replicas)
-        ]  # fmt: skip
-        for replica in made:
+            )  # fmt: skip
             watch_answers(replica, self.recorder)
+            return replica
+
         return made
 
     # --- clients ---------------------------------------------------------------------------------
@@ -283,20 +306,24 @@ class _Cluster:
             self._last_s = self.env.now
             self._after(index, self.env.now + self._response_s, served=False)
             return
-        replica: Replica | Journey
-        if self._handover is not None:
-            sequence, replica, admitted = self._handover.deliver(index, self._gate)
-        else:
-            sequence = self._sequences.make(index)
-            replica = home = self._choose(sequence)
-            gate = self._gate
-            admitted = gate is None or gate.admits(sequence, home, self.env.now)
-            if admitted:
-                home.receive(sequence)
+        if self._handover is None:
+            self._place(self._sequences.make(index))
+            return
+        sequence, replica, admitted = self._handover.deliver(index, self._gate)
         if not admitted:
             assert self._gate is not None
             self._refuse(index, self._gate)
+        elif self.timeout_s is not None:
+            self._watch(sequence, replica, self.recorder.sent_s[index] + self.timeout_s)
+
+    def _place(self, sequence: Sequence) -> None:
+        """A request goes to a replica, unless admission control refuses it."""
+        index = sequence.index
+        replica = self._choose(sequence)
+        if self._gate is not None and not self._gate.admits(sequence, replica, self.env.now):
+            self._refuse(index, self._gate)
             return
+        replica.receive(sequence)
         if self.timeout_s is not None:
             self._watch(sequence, replica, self.recorder.sent_s[index] + self.timeout_s)
 
@@ -317,15 +344,20 @@ class _Cluster:
         self._last_s = max(self._last_s, self.env.now)
         self._after(index, heard, served=False)
 
-    def _watch(self, sequence: Sequence, replica: Replica | Journey, deadline: float) -> None:
+    def _expire(self, sequence: Sequence, told: Replica | Journey | None, deadline: float) -> None:
+        """A client gives up; ``told``: where its request was sent."""
+        assert told is not None
+        told.expire(sequence, deadline)
+
+    def _watch(self, sequence: Sequence, told: Replica | Journey | None, deadline: float) -> None:
         """The client gives up at its deadline if the last token is not there by then."""
 
         def warn(_: Event) -> None:
             index = sequence.index
-            if self.recorder.outcome[index] == TIMED_OUT:
+            if self.recorder.outcome[index] != UNFINISHED:
                 return
             if math.isnan(self.recorder.finish_s[index]):
-                replica.expire(sequence, deadline)
+                self._expire(sequence, told, deadline)
                 # A step that ends at this very moment may still bring the last token.
                 Wake(self.env, give_up, LAST).after(0.0)
 
@@ -401,14 +433,22 @@ class _Cluster:
         if not interrupted:
             for replica in self.replicas:
                 replica.scheduler.check_integrity()
-        last = max(self._last_s, *(replica.last_s for replica in self.replicas))
+        last = max([self._last_s, *(replica.last_s for replica in self.replicas)])
+        return self._record(
+            max(last, float(self.env.now)) if interrupted else last,
+            interrupted=interrupted,
+            wall_s=perf_counter() - started,
+        )
+
+    def _record(self, end_s: float, *, interrupted: bool, wall_s: float) -> RunRecord:
+        """What the run leaves behind."""
         return self.recorder.record(
             groups=tuple(self._recorded()),
             held=None,
             stages=None if self._handover is None else self._handover.stages(),
-            end_s=max(last, float(self.env.now)) if interrupted else last,
+            end_s=end_s,
             interrupted=interrupted,
-            wall_s=perf_counter() - started,
+            wall_s=wall_s,
         )
 
     def _recorded(self) -> Iterator[Group]:

@@ -37,10 +37,15 @@ def warnings(record: RunRecord, window: Window, summary: dict[str, Any]) -> Iter
     if ends["timed_out"]:
         yield f"{_requests(ends['timed_out'])} timed out; latencies leave them out."
     if ends["rejected"]:
-        why = "could never fit and were rejected"
+        why = "could never fit"
+        if summary["fleet"]:
+            why += ", or found the gateway's queue full,"
+        why += " and were rejected"
         if record.refusals:
             why = "were rejected: refused by admission control, or too large to ever fit"
         yield f"{_requests(ends['rejected'])} {why}."
+    if ends["failed"]:
+        yield f"{_requests(ends['failed'])} failed with a replica; latencies leave them out."
     if ends["unfinished"]:
         yield f"{_requests(ends['unfinished'])} had not ended when the run did."
     dropped = summary["requests"]["not_sent"]

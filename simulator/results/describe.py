@@ -21,15 +21,15 @@ def simulated_section(
     requests = record.requests
     scenario = deployment.scenario
     serving = scenario.deployment
-    replicas = sum(group.count for group in record.groups)
+    replicas = sum(group.replicas for group in record.groups)
     first = _machine(members[0].deployment)
-    counts = [m.deployment.devices_per_replica * g.count
+    counts = [m.deployment.devices_per_replica * g.replicas
               for m, g in zip(members, record.groups, strict=True)]  # fmt: skip
     first["hardware"] |= {"devices": sum(counts), "replicas": replicas}
     pools = {
         group.name: {
             "role": group.role,
-            "replicas": group.count,
+            "replicas": group.replicas,
             "devices": devices,
             **_machine(member.deployment),
         }

@@ -56,6 +56,11 @@ class Part:
         return self.record.requests.rows_of(self.window.counted)
 
     @property
+    def replicas(self) -> int:
+        """How many are meant to be there at once."""
+        return sum(group.replicas for group in self.record.groups)
+
+    @property
     def devices_per_replica(self) -> int:
         """Devices that one replica occupies."""
         return self.deployment.devices_per_replica

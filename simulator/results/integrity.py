@@ -53,7 +53,7 @@ def _outcomes(record: RunRecord) -> Iterator[str]:
     if not record.interrupted:
         yield from _all(~sent | (outcome != UNFINISHED), "request {} was sent and never ended")
     served = (record.replica >= 0) & (record.replica < record.replicas)
-    needs = completed | (outcome == TIMED_OUT)
+    needs = completed | ((outcome == TIMED_OUT) & np.isfinite(record.queued_s))
     yield from _all(~needs | served, "request {} was served by no replica")
     rejected = outcome == REJECTED
     yield from _all(~rejected | (record.generated == 0), "request {} was rejected and has tokens")
@@ -71,10 +71,13 @@ def _order_of_times(record: RunRecord) -> Iterator[str]:
     )  # fmt: skip
     slack = _TICK * (1 + record.end_s)
     completed = record.outcome == COMPLETED
+    resumed = np.zeros(len(completed), dtype=np.bool_)
+    if record.lives is not None and record.lives.resumes:
+        resumed[record.lives.lost.request] = True
     for (before, early), (after, late) in pairwise(zip(names, columns, strict=True)):
-        yield from _all(
-            ~completed | (early <= late + slack), f"request {{}}: {after} before {before}"
-        )
+        # An answer that went on elsewhere began before its last replica saw the request.
+        free = ~completed | (resumed & (after == "first token"))
+        yield from _all(free | (early <= late + slack), f"request {{}}: {after} before {before}")
     yield from _all(
         ~np.isfinite(record.sent_s) | (record.sent_s >= 0), "request {} was sent before the start"
     )
@@ -86,12 +89,17 @@ def _tokens(record: RunRecord) -> Iterator[str]:
     came += int(record.gaps.count.sum())
     landed = 0 if record.stages is None else int(np.isfinite(record.stages.landed_s).sum())
     came += landed
+    lost = None if record.lives is None else record.lives.lost
     delivered = int(record.generated.sum())
+    thrown_away = 0 if lost is None else int(lost.tokens.sum())
     # What an interrupted run was working on has tokens in the steps and not yet in the requests.
-    if came < delivered or (came > delivered and not record.interrupted):
-        yield f"steps gave {came} output tokens, requests got {delivered}"
+    known = delivered + thrown_away
+    if came < known or (came > known and not record.interrupted):
+        also = f" and {thrown_away} were thrown away" if thrown_away else ""
+        yield f"steps gave {came} output tokens, requests got {delivered}{also}"
     first = int(steps.first_tokens.sum()) + landed
     started = int(np.isfinite(record.first_token_s).sum())
+    started += 0 if lost is None else lost.first_tokens
     if first != started:
         yield f"steps gave {first} first tokens, requests got {started}"
     wasted = (steps.wasted_tokens >= 0) & (steps.wasted_tokens <= steps.prefill_tokens)
@@ -100,11 +108,12 @@ def _tokens(record: RunRecord) -> Iterator[str]:
 
 
 def _prompt_tokens(record: RunRecord) -> Iterator[str]:
-    """Every prompt is computed once, less what the cache held. Only runs in which nobody gave up or
-    was preempted obey it exactly: half-computed prompts show in no request."""
+    """Every prompt is computed once, less what the cache held. Only runs in which nobody gave up,
+    was preempted or lost its replica obey it exactly: half-computed prompts show in no request."""
     whole = (record.outcome == COMPLETED) | (record.outcome == REJECTED)
     whole |= ~np.isfinite(record.sent_s)
-    if record.interrupted or not whole.all() or record.preemptions.any():
+    lost = record.lives is not None and len(record.lives.lost.request) > 0
+    if record.interrupted or not whole.all() or record.preemptions.any() or lost:
         return
     needed = record.requests.input_tokens - record.cached_tokens
     wanted = int(needed[record.outcome == COMPLETED].sum())

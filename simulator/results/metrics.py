@@ -20,6 +20,7 @@ from simulator.results.integrity import violations
 from simulator.results.jobs import jobs_section
 from simulator.results.latency import RequestTimes, gap_statistics, statistics
 from simulator.results.money import cost_section, devices_held, energy_section
+from simulator.results.presence import fleet_section
 from simulator.results.quantiles import GapDistribution
 from simulator.results.rates import Delivered, delivered, request_section, throughput_section
 from simulator.results.record import Gaps, RunRecord, StepTable
@@ -78,6 +79,7 @@ def summarize(
         **_used(parts, window, out),
         "handover": handover_section(parts, record, window),
         "pools": _pools_section(parts, window),
+        "fleet": fleet_section(parts, record, window),
         "checks": {
             "violations": list(violations(record)),
             "littles_law": littles_law(parts, record),
@@ -110,8 +112,8 @@ def _pools_section(parts: Sequence[Part], window: Window) -> dict[str, Any]:
     return {
         part.name: {
             "role": part.role,
-            "replicas": part.record.replicas,
-            "devices": part.record.replicas * part.devices_per_replica,
+            "replicas": part.replicas,
+            "devices": part.replicas * part.devices_per_replica,
             "requests": part.window.requests,
             **_used([part], window, delivered(times_of(part.record), window, part.sums)),
         }

@@ -237,7 +237,7 @@ def counted_line(summary: dict[str, Any]) -> str:
     ends = requests["counted_by_outcome"]
     bad = ", ".join(
         f"{number(ends[name])} {name.replace('_', ' ')}"
-        for name in ("rejected", "timed_out", "unfinished")
+        for name in ("rejected", "timed_out", "failed", "unfinished")
         if ends[name]
     )
     text = f"{number(requests['counted'])} of {number(requests['sent'])} requests count"

@@ -12,12 +12,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from simulator.results.lives import Lives
 from simulator.results.moved import KvMoved
 from simulator.results.waste import KvWaste
 from simulator.scenario.pools import Role
 from simulator.workload.requests import Floats, Ints, Requests
 
-COMPLETED, REJECTED, TIMED_OUT, UNFINISHED = range(4)
+COMPLETED, REJECTED, TIMED_OUT, UNFINISHED, FAILED = range(5)
 LANES_APART = 1 << 20
 """Where a replica and its lane are one number, it is the replica's plus so much for each lane
 before it: more than there are replicas."""
@@ -25,7 +26,7 @@ before it: more than there are replicas."""
 DRAFT = "draft_"
 """Before the names of operators that draft tokens for speculative decoding."""
 
-OUTCOMES = ("completed", "rejected", "timed_out", "unfinished")
+OUTCOMES = ("completed", "rejected", "timed_out", "unfinished", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +148,14 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Replicas of one kind, numbered from ``first`` on: a pool. ``kv_blocks``: of all ``lanes`` of
-    a replica together."""
+    """Replicas of one kind, numbered from ``first`` on: a pool.
+
+    Args:
+        count: their numbers.
+        kv_blocks: of all ``lanes`` of a replica together.
+        most: how many are meant to be there at once, where some numbers are kept for replicas that
+            start while others drain; 0: all of them.
+    """
 
     name: str
     role: Role
@@ -157,6 +164,12 @@ class Group:
     kv_blocks: int
     block_size: int
     lanes: int = 1
+    most: int = 0
+
+    @property
+    def replicas(self) -> int:
+        """How many are meant to be there at once."""
+        return self.most or self.count
 
     @property
     def end(self) -> int:
@@ -185,6 +198,7 @@ class RunRecord:
         held: when replicas' devices were held, as rows of replica, from, until (s); None: all of
             them, all the time.
         stages: where prompts are computed apart; None elsewhere.
+        lives: what replicas that come and go went through; None: all are up all the time.
         end_s: when the last event happened.
         lane: which lane of the replica served it; None where every replica has one.
         interrupted: the user stopped the run; everything up to ``end_s`` is complete.
@@ -223,6 +237,7 @@ class RunRecord:
     moved: KvMoved | None = None
     waste: KvWaste | None = None
     stages: Stages | None = None
+    lives: Lives | None = None
 
     def __post_init__(self) -> None:
         if not self.groups:

@@ -62,11 +62,16 @@ def waiting_time_s(deployment: ResolvedDeployment, record: RunRecord, window: Wi
 
 def _left_s(deployment: ResolvedDeployment, record: RunRecord) -> Floats:
     """When each request left its replica: with its last token, at the end of the step in which its
-    client gave up, or never before the end of the run."""
+    client gave up or its replica crashed, or never before the end of the run."""
     back_s = response_s(deployment)
     left = np.where(np.isfinite(record.finish_s), record.finish_s - back_s, end_of_run(record))
+    ended_by_crash = np.zeros(len(left), dtype=np.bool_)
+    if record.lives is not None:
+        crashed = record.lives.gone[:, 0].astype(np.int64)
+        left[crashed] = record.lives.gone[:, 1]
+        ended_by_crash[crashed] = True
     timeout_s = deployment.scenario.deployment.timeout_s
-    gave_up = record.outcome == TIMED_OUT
+    gave_up = (record.outcome == TIMED_OUT) & ~ended_by_crash
     if timeout_s is None or not gave_up.any():
         return left
     deadline = np.maximum(record.sent_s + timeout_s, record.queued_s)
@@ -235,6 +240,8 @@ def littles_law(parts: Sequence[Part], record: RunRecord) -> dict[str, Any]:
     span = end_of_run(record)
     stays = [_left_s(part.deployment, part.record) - part.record.start_s for part in parts]
     stay = np.concatenate(stays)
+    if record.lives is not None:  # stays that a crash ended, and that were followed by others
+        stay = np.append(stay, record.lives.lost.left_s - record.lives.lost.start_s)
     stay = np.maximum(stay[np.isfinite(stay)], 0.0)
     if span <= 0 or not len(stay):
         return {"l": None, "lambda_per_s": None, "w_s": None, "lambda_w": None}

@@ -8,7 +8,16 @@ from pydantic import Field, model_validator
 
 from simulator.scenario.admission import Admission
 from simulator.scenario.base import Model, NonNegativeFloat, PositiveFloat
-from simulator.scenario.pools import Pool, Replicas
+from simulator.scenario.lifecycle import (
+    Autoscaling,
+    ColdStart,
+    Failures,
+    Gateway,
+    Replicas,
+    Retry,
+    Spot,
+)
+from simulator.scenario.pools import Pool
 from simulator.scenario.routers import RoundRobinRouter, Router
 from simulator.scenario.transfer import KvTransfer
 
@@ -35,6 +44,29 @@ class Deployment(Model):
         description="what becomes of a request that can never fit the context or the KV cache",
     )
     network_ms: NonNegativeFloat = Field(0.0, description="one-way delay between client and server")
+    cold_start: ColdStart = Field(ColdStart(), description="how long replicas take to start")
+    autoscaling: Autoscaling | None = Field(
+        None, description="how many replicas there are, instead of ``replicas``"
+    )
+    failures: Failures | None = Field(None, description="crashes of replicas; default: none")
+    spot: Spot | None = Field(None, description="devices that may be taken back; default: never")
+    retry: Retry | None = Field(
+        None, description="what becomes of requests whose replica crashed; default: they fail"
+    )
+    gateway: Gateway = Field(Gateway(), description="where requests wait for a replica")
+
+    @model_validator(mode="after")
+    def _replicas_or_scaling(self) -> Deployment:
+        if self.autoscaling and "replicas" in self.model_fields_set and self.replicas != 1:
+            raise ValueError("give either replicas or autoscaling, which has min, max and initial")
+        for pool in self.pools:
+            scaled = pool.autoscaling or self.autoscaling
+            if scaled and "replicas" in pool.model_fields_set and pool.replicas != 1:
+                raise ValueError(
+                    f"pool {pool.name}: give either replicas or autoscaling, which has min, max "
+                    "and initial"
+                )
+        return self
 
     @model_validator(mode="after")
     def _replicas_or_pools(self) -> Deployment:

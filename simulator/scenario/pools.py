@@ -9,12 +9,11 @@ from pydantic import Field, field_validator
 from simulator.scenario.base import Model, PositiveFloat
 from simulator.scenario.engine import EngineChoice
 from simulator.scenario.hardware import Hardware
+from simulator.scenario.lifecycle import Autoscaling, ColdStart, Failures, Replicas, Spot
 from simulator.scenario.parallelism import Parallelism
 from simulator.scenario.precision import Precision
 
 Role = Literal["serve", "prefill", "decode"]
-
-Replicas = Annotated[int, Field(ge=1, le=4096, strict=True)]
 
 PoolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=40)]
 
@@ -46,6 +45,10 @@ class Pool(Model):
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="traffic classes that it serves; default: all"
     )
+    cold_start: ColdStart | None = Field(None, description="how long a start takes, if otherwise")
+    autoscaling: Autoscaling | None = Field(None, description="how many replicas, if otherwise")
+    failures: Failures | None = Field(None, description="crashes, if others")
+    spot: Spot | None = Field(None, description="devices that may be taken back, if otherwise")
 
     @field_validator("hardware", mode="before")
     @classmethod

@@ -383,6 +383,7 @@ class InFlightScheduler:
             sequence.blocks = self._blocks_held(sequence)
         elif sequence is self._partial:
             self._partial = None
+        sequence.highest = max(sequence.highest, sequence.computed)
         del self._running[sequence]
         self._release(sequence)
 
