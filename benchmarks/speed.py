@@ -3,6 +3,7 @@
     python benchmarks/speed.py                    # the table of docs/speed.md
     python benchmarks/speed.py --scale            # 10,000 to 1,000,000 requests, memory
     python benchmarks/speed.py --startup          # time of the command's first answers
+    python benchmarks/speed.py --drafts           # with and without speculative decoding
 
 Times of different machines cannot be compared, so every figure stands beside the naive stepper's
 (tests/oracle.py: every sequence is looked at in every step, every token gets a time stamp).
@@ -38,13 +39,14 @@ ROUNDS = 5
 ever makes a run slower."""
 
 
-def deployment() -> Resolved:
-    """Llama-3.1-8B on one H100 with vLLM's defaults."""
+def deployment(**engine: object) -> Resolved:
+    """Llama-3.1-8B on one H100 with vLLM's defaults, and what else the engine is told."""
     return resolve(
         Scenario.model_validate(
             {
                 "model": "llama-3.1-8b",
                 "hardware": "h100-sxm",
+                "engine": {"profile": "vllm", **engine},
                 "workload": {
                     "kind": "synthetic",
                     "requests": 1,
@@ -168,17 +170,44 @@ def startup() -> None:
         print(f"{name:<26} {best:.2f} s")
 
 
+def drafts(n: int) -> None:
+    """With and without three drafted tokens, at shares of what one replica sustains without."""
+    kinds = {
+        "plain": deployment(),
+        "drafts": deployment(speculative={"kind": "eagle", "tokens": 3, "acceptance": 0.7}),
+    }
+    print("shape      load  kind    sim. requests/s  rows/request  sequences a step")
+    for prompt, output in SHAPES:
+        most = capacity(kinds["plain"], prompt, output)
+        for load in (0.2, LOAD, 0.9):
+            requests = poisson(n, load * most, prompt, output)
+            speed = dict.fromkeys(kinds, 0.0)
+            said = {}
+            for _ in range(ROUNDS):
+                for name, resolved in kinds.items():
+                    record = run(resolved, requests, 1)
+                    speed[name] = max(speed[name], n / record.wall_s)
+                    steps = record.steps
+                    each = (steps.decode * steps.steps).sum() / steps.steps.sum()
+                    said[name] = f"{len(steps) / n:>12.2f}  {each:>16.1f}"
+            for name, rate in speed.items():
+                print(f"{prompt}/{output:<7} {load:>4.0%}  {name:<7} {rate:>15,.0f}  {said[name]}")
+
+
 def main() -> None:
     """Runs the benchmark that the options name."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--scale", action="store_true")
     parser.add_argument("--startup", action="store_true")
+    parser.add_argument("--drafts", action="store_true")
     options = parser.parse_args()
     if options.scale:
         scale()
     elif options.startup:
         startup()
+    elif options.drafts:
+        drafts(min(options.requests, 2000))
     else:
         table(options.requests)
 
