@@ -202,7 +202,6 @@ STILL_MISSING: set[tuple[str, str]] = {
     ("Deployment", r"failure"),
     ("Deployment", r"recover"),
     ("Deployment", r"network delay"),
-    ("Deployment", r"edge|on-device"),
 }
 """Parts under way. A part that lands takes its words out."""
 

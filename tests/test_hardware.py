@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 import hardware_profiles
-from simulator.errors import UnknownNameError, UserError
+from simulator.errors import DoesNotFitError, UnknownNameError, UserError
 from simulator.hardware import load_hardware, profile_names
 from simulator.hardware.profile import HardwareProfile
+from simulator.scenario import load_scenario
+from simulator.simulation import simulate
 
 FOLDER = Path(hardware_profiles.__file__).parent
 NAMES = profile_names()
@@ -182,3 +184,23 @@ def test_a_fit_names_its_data(tmp_path: Path) -> None:
     data["efficiency"]["provenance"]["data_sha256"] = ""
     with pytest.raises(ValueError, match="a fit needs data_sha256"):
         HardwareProfile.model_validate(data)
+
+
+@pytest.mark.parametrize("name", ["jetson-orin-nano-super", "apple-m4-max"])
+def test_edge_devices_hold_small_models_in_four_bits(name: str) -> None:
+    """One user at a time; a token takes at least the time in which the weights are read."""
+    device = load_hardware(name)
+    assert device.link.kind == "none"
+    result = simulate(
+        load_scenario("on-device-3b-jetson", [f"hardware={name}", "workload.requests=10"]),
+        intervals=False,
+    )
+    least_ms = 1e3 * result.deployment.memory.weights_gib * 2**30 / device.bandwidth_bytes_per_s
+    tpot = result.times.tpot_ms
+    assert (tpot > 0.8 * least_ms).all()  # the embedding's rows are not all read
+    assert (tpot < 4 * least_ms).all()
+
+
+def test_four_bits_are_what_makes_room_on_a_jetson() -> None:
+    with pytest.raises(DoesNotFitError):
+        simulate(load_scenario("on-device-3b-jetson", ["precision.weights=bf16"]))

@@ -57,6 +57,7 @@ INHERITED: dict[str, Heir] = {
     "a10g": Heir("a100-sxm-80gb", GA10, None, "l40s"),
     "rtx-a6000": Heir("a100-sxm-80gb", GA10, None, "l40s"),
     "rtx-3090": Heir("a100-sxm-80gb", GA10, None, "l40s"),
+    "jetson-orin-nano-super": Heir("a100-sxm-80gb", "an Ampere GPU on shared LPDDR memory"),
     "t4": Heir("a100-sxm-80gb", "Turing, one generation before", None, "l40s"),
     "l4": Heir("l40s", "same architecture"),
     "rtx-4090": Heir("l40s", "same architecture"),
@@ -73,6 +74,7 @@ INHERITED: dict[str, Heir] = {
     "trainium1": Heir("", "accelerator"),
     "trainium2": Heir("", "accelerator"),
     "inferentia2": Heir("", "accelerator"),
+    "apple-m4-max": Heir("", "accelerator"),
     "xeon-6980p-2s": Heir("", "cpu"),
 }
 
