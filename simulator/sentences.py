@@ -115,6 +115,9 @@ class _Finding:
             return "unknown key", self._unknown_key_hint()
         if self.type == "missing":
             return "is required but missing", self._missing_hint()
+        if self.type == "too_short":
+            least = ctx.get("min_length", 1)
+            return f"needs at least {least} {'entry' if least == 1 else 'entries'}", ""
         if self.type in ("union_tag_invalid", "literal_error"):
             return self._choice(ctx, value)
         if self.type == "union_tag_not_found":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from simulator.scenario.policies import (
     FullReservationPolicy,
     StaticPolicy,
 )
+from simulator.scenario.queue import PriorityQueue
 
 from tests.engine_support import (  # isort: skip
     CPU,
@@ -216,6 +218,13 @@ def test_late_requests_come_late_on_either_clock(tmp_path) -> None:
 
 
 # --- limits ----------------------------------------------------------------------------------------
+
+
+def test_orders_of_the_queue(tmp_path) -> None:
+    ordered = replace(limits(), queue=PriorityQueue())
+    assert complaint(lambda: engine(written(tmp_path), ordered)) == (
+        "engine.queue: the micro-engine serves first come, first served, not priority; leave it out"
+    )
 
 
 @pytest.mark.parametrize(

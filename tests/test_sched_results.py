@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.errors import ScenarioError
+from simulator.errors import ScenarioError, UserError
 from simulator.results import Result
 from simulator.results.classes import served_tokens
 from simulator.results.integrity import check_integrity
@@ -23,6 +23,7 @@ from simulator.scenario.admission import (
     PredictedTtftRule,
     QueueLengthRule,
 )
+from simulator.scenario.load import load_scenario
 from simulator.scenario.queue import FCFS, DeadlineQueue, ShortestFirstQueue
 from simulator.scenario.scenario import Scenario
 from simulator.simulation import simulate
@@ -164,3 +165,33 @@ def test_gates_stand_before_replicas_with_lanes_too(cost: Any) -> None:
     assert serve(traffic, FCFS, terms, cost=cost, admission=roomy).refusals == 0
     tight = Admission(rules=(KvUseRule(max_use=2 / 30),))
     assert serve(traffic, FCFS, terms, cost=cost, admission=tight, blocks=30).refusals > 100
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"deployment": {"admission": {"rules": []}}}, "needs at least 1 entry"),
+        ({"engine": {"queue": {"kind": "sjf"}}}, "kind: must be one of fcfs, priority, shortest"),
+        (
+            {"engine": {"queue": {"kind": "fair", "input_weight": 0.0, "output_weight": 0.0}}},
+            "nothing is service",
+        ),
+        (
+            {
+                "engine": {
+                    "queue": {
+                        "kind": "shortest_first", "output_weight": 0.0, "prediction_error": 0.1,
+                    }
+                }
+            },
+            "no output is predicted",
+        ),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(change: dict[str, Any], complaint: str) -> None:
+    document = scenario().model_dump(mode="json")
+    for key, value in change.items():
+        document[key] = document[key] | value
+    with pytest.raises(UserError) as caught:
+        load_scenario(document)
+    assert complaint in str(caught.value)

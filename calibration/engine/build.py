@@ -193,7 +193,7 @@ class Engine:
         limits = self.limits
         kv = BlockTables(self.layout, prefix_caching=limits.prefix_caching)
         spans = [layer.span.tokens for layer in self.decoder.layers]
-        scheduler = POLICIES[limits.policy.kind](kv, limits, max(spans), False, ())
+        scheduler = POLICIES[limits.policy.kind](kv, limits, max(spans), False, (), "serve")
         assert isinstance(scheduler, InFlightScheduler)
         texts = Texts(requests, self.decoder.spec.vocab, self.seed, prompts)
         texts.prepare()

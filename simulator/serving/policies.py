@@ -44,7 +44,12 @@ _APART: dict[Role, type[InFlightScheduler]] = {
 
 
 def _inflight(
-    kv: KvCache, limits: Limits, span: int, chunked: bool, weights: Weights, role: Role
+    kv: KvCache,
+    limits: Limits,
+    span: int,
+    chunked: bool,
+    weights: Weights = (),
+    role: Role = "serve",
 ) -> Scheduler:
     policy = limits.policy
     reserves = policy if isinstance(policy, FullReservationPolicy) else None
@@ -80,7 +85,12 @@ def _maker(kv: KvCache, limits: Limits) -> Callable[..., InFlightScheduler]:
 
 
 def _batch(
-    kv: KvCache, limits: Limits, span: int, chunked: bool, weights: Weights, role: Role
+    kv: KvCache,
+    limits: Limits,
+    span: int,
+    chunked: bool,
+    weights: Weights = (),
+    role: Role = "serve",
 ) -> Scheduler:
     assert isinstance(limits.policy, StaticPolicy | DynamicPolicy)
     return BatchScheduler(
