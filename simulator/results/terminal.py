@@ -193,6 +193,7 @@ def _usage(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         *([("KV transfer", handed)] if way else []),
         ("KV cache", cache),
+        *(("", line) for line in _kv_below(kv)),
         ("Queue", f"batch {number(queue['batch_size_mean'])} on average, "
          f"{number(queue['batch_size_max'])} at most · waiting {number(queue['waiting_mean'], 2)}, "
          f"{number(queue['waiting_max'])} at most"),
@@ -201,6 +202,27 @@ def _usage(summary: dict[str, Any]) -> list[tuple[str, str]]:
          f"MBU {percent(use['mbu'])}"),
         ("", use["verdict"]),
     ]  # fmt: skip
+
+
+def _kv_below(kv: dict[str, Any]) -> list[str]:
+    """What moved below device memory, and what contiguous runs waste."""
+    lines = []
+    for name, moved in kv["moved"].items():
+        busy = kv["link_busy_share"]["host" if name == "swap" else name]
+        line = (
+            f"{name}: {number(moved['to_device_gb'])} GB to the devices, "
+            f"{number(moved['from_device_gb'])} GB from them"
+        )
+        line += f" · busy {percent(busy['to_device'])} and {percent(busy['from_device'])}"
+        lines.append(line)
+    if kv["stored_share"] is not None:
+        lines.append(
+            f"{percent(kv['stored_share'])} of slots hold tokens, "
+            f"{percent(kv['reserved_share'])} wait for one, "
+            f"{percent(kv['internal_fragmentation'])} get none, "
+            f"{percent(kv['external_fragmentation'])} in small holes"
+        )
+    return lines
 
 
 def _bill(summary: dict[str, Any]) -> list[tuple[str, str]]:

@@ -46,6 +46,10 @@ class TieredKvCache(KvCache):
         assert below is not None, "there is no tier"
         self.min_blocks = below.min_blocks
         self.tiers = [Tier(spec) for spec in below.tiers]
+        # A replica has few tiers and moves many blocks, one at a time.
+        self._nearest = self.tiers[0].keys
+        self._room = self.tiers[0].blocks
+        self._further = self.tiers[1].keys if len(self.tiers) > 1 else {}
         self._moves = Moves(len(self.tiers))
         self._moved = False
 
@@ -66,29 +70,24 @@ class TieredKvCache(KvCache):
 
     # --- finding ---------------------------------------------------------------------------------
 
-    def _tier_of(self, key: Key) -> int:
-        """The nearest tier that has the block; -1: none."""
-        for number, tier in enumerate(self.tiers):
-            if key in tier.keys:
-                return number
-        return -1
-
     def lookup(self, sequence: Sequence) -> int:
         """Number of leading blocks on the device or in a tier; only those on the device where the
         tiers have too few to be worth loading. At least one token stays to be computed."""
         if sequence.streams is None and sequence.preemptions == 0:
             return 0
         most = (sequence.target - 1) // self.block_size
-        references = self._references
+        references, nearest, further = self._references, self._nearest, self._further
         hits = there = below = 0
-        for key in self._chain(sequence, most)[:most]:
+        for key in self._chain(sequence, most):
+            if hits == most:
+                break
             if key not in references:
-                if self._tier_of(key) < 0:
+                if key not in nearest and key not in further:
                     break
                 below += 1
+            elif not below:
+                there += 1
             hits += 1
-            if not below:
-                there = hits
         return hits if below >= self.min_blocks else there
 
     def unreferenced(self, sequence: Sequence, hits: int) -> int:
@@ -112,12 +111,15 @@ class TieredKvCache(KvCache):
         for key in chain:
             if key in references:
                 self._reference(key)
-        found = [0] * len(self.tiers)
+        nearest, found = self._nearest, [0] * len(self.tiers)
         # From the end, so that the beginning of a text is forgotten last.
         for key in reversed(missing):
-            tier = self._tier_of(key)
-            self.tiers[tier].renew(key)
-            found[tier] += 1
+            if key in nearest:
+                nearest.move_to_end(key)
+                found[0] += 1
+            else:
+                self.tiers[1].renew(key)
+                found[1] += 1
         moves = self._moves
         moves.loaded = [old + new for old, new in zip(moves.loaded, found, strict=True)]
         moves.hits.append((sequence, found))
@@ -138,14 +140,27 @@ class TieredKvCache(KvCache):
         references[key] += 1
 
     def _forget(self, key: Key) -> None:
-        super()._forget(key)
-        falling: Key | None = key
-        for number, tier in enumerate(self.tiers):
-            if falling is None or tier.renew(falling):
+        del self._references[key]
+        nearest = self._nearest
+        if key in nearest:
+            nearest.move_to_end(key)
+            return
+        nearest[key] = None
+        self._moves.stored[0] += 1
+        self._moved = True
+        if len(nearest) > self._room:
+            self._fall(nearest.popitem(last=False)[0])
+
+    def _fall(self, key: Key) -> None:
+        """A block leaves the nearest tier."""
+        for number, tier in enumerate(self.tiers[1:], 1):
+            if tier.renew(key):
                 return
-            falling = tier.put(falling)
             self._moves.stored[number] += 1
-            self._moved = True
+            falling = tier.put(key)
+            if falling is None:
+                return
+            key = falling
 
     def check_integrity(self) -> None:
         """Raises AssertionError if counts disagree or a tier holds more than it has room for."""
