@@ -152,9 +152,15 @@ def _in_nodes(hardware: HardwareProfile, asked: Hardware) -> HardwareProfile:
 
 
 def _layout(scenario: Scenario) -> Layout:
-    asked = scenario.parallelism
+    asked, replicas = scenario.parallelism, scenario.deployment.replicas
+    if replicas % asked.fsdp:
+        raise ScenarioError(
+            f"weights sharded over {asked.fsdp} replicas, of which there are {replicas}",
+            where="parallelism.fsdp",
+            hint=f"set deployment.replicas to a multiple of {asked.fsdp}",
+        )
     return Layout(
-        tp=asked.tp, dp=asked.dp, pp=asked.pp, ep=asked.ep, cp=asked.cp,
+        tp=asked.tp, dp=asked.dp, pp=asked.pp, ep=asked.ep, cp=asked.cp, fsdp=asked.fsdp,
         redundant=asked.redundant_experts,
     )  # fmt: skip
 

@@ -124,12 +124,12 @@ def _check(target: Target) -> None:
             where=WHERE,
             hint="set engine.policy: {kind: continuous}, or leave speculative out",
         )
-    if layout.dp > 1 or layout.pp > 1 or layout.cp > 1:
+    if layout.dp > 1 or layout.pp > 1 or layout.cp > 1 or layout.fsdp > 1:
         raise ScenarioError(
             "speculative decoding goes with tensor and expert parallelism, not with pipelines, "
-            "data-parallel attention or shared contexts",
+            "data-parallel attention, shared contexts or sharded weights",
             where=WHERE,
-            hint="set parallelism.pp, dp and cp to 1, or leave speculative out",
+            hint="set parallelism.pp, dp, cp and fsdp to 1, or leave speculative out",
         )
     _check_rewinds(target.spec)
 

@@ -37,6 +37,9 @@ from simulator.errors import UserError
 PUBLISHED_LENGTHS = ((1024, 1024), (8192, 1024), (1024, 8192))
 """Pairs of nominal lengths that the public InferenceX sweep measures."""
 
+ONE_NODE = 8
+"""Devices of the nodes that single servers with expert or data parallelism were measured on."""
+
 _REQUEST_COLUMNS = ("arrival_s", "first_token_s", "last_token_s")
 
 
@@ -130,14 +133,17 @@ def _not_modelled(file: Path, line: int, cells: dict[str, str]) -> str:
     """Why a row cannot be simulated, as far as it tells itself; empty if it can."""
     if cells.get("mode", "agg").lower() not in ("agg", "aggregated", "ifb"):
         return "disaggregated prefill is not modelled yet"
-    for key, what in (
-        ("pp", "pipeline parallelism"),
-        ("attention_dp", "data-parallel attention"),
-        ("moe_ep", "expert parallelism"),
-    ):
-        ways = _number(file, line, key, cells[key]) if key in cells else 1
-        if ways > 1:
-            return f"{what} over {ways:g} devices is not modelled yet"
+    ways = {
+        key: _number(file, line, key, cells[key]) if cells.get(key) else 1.0
+        for key in ("tp", "pp", "attention_dp", "moe_tp", "moe_ep")
+    }
+    if ways["pp"] > 1:
+        return f"pipeline parallelism over {ways['pp']:g} devices is not replayed yet"
+    devices, experts = ways["tp"] * ways["attention_dp"], ways["moe_tp"] * ways["moe_ep"]
+    if "moe_tp" in cells and ways["moe_ep"] > 1 and devices != experts:
+        return f"experts on {experts:g} devices and attention on {devices:g} contradict each other"
+    if ways["moe_ep"] * ways["attention_dp"] > 1 and devices > ONE_NODE:
+        return f"a single server with {devices:g} devices is beyond one node: the label is in doubt"
     missing = [key for key in REQUIRED if key not in cells]
     if missing:
         return f"no {missing[0]} is given"
@@ -162,7 +168,7 @@ def _point(file: Path, line: int, cells: dict[str, str], dated: bool) -> Point:
             values[key] = _located(file, text)
         else:
             values[key] = text
-    for key in ("mode", "pp", "attention_dp", "moe_ep", "moe_tp"):
+    for key in ("mode", "pp", "moe_tp"):
         values.pop(key, None)
     given = str(values.pop("statistic", "mean")).lower()
     statistic = STATISTICS.get(given)

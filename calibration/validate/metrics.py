@@ -137,7 +137,7 @@ def power_at_measured_rate(comparison: Comparison, power: Power) -> tuple[float,
     shares = columns.pop("share")
     load = {name: np.minimum(faster * part, 1.0) for name, part in columns.items()}
     mean_w = float(shares @ power.step_w(load)) + (1.0 - float(shares.sum())) * power.idle_w.value
-    return watts, mean_w * comparison.point.tp * comparison.point.replicas
+    return watts, mean_w * comparison.point.devices * comparison.point.replicas
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,7 @@ DIMENSIONS: dict[str, Callable[[Comparison], str]] = {
     "engine version": lambda c: f"{c.point.engine} {c.point.version or 'unknown'}",
     "model": lambda c: c.point.model.rpartition("/")[2],
     "load": lambda c: c.load,
-    "parallelism": lambda c: f"TP {c.point.tp}",
+    "parallelism": lambda c: c.point.ways,
     "precision": lambda c: c.point.precision or c.point.weights or "native",
     "lengths": lambda c: _lengths(c.point),
     "group": lambda c: c.point.group,

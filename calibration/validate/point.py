@@ -62,6 +62,8 @@ class Point(Model):
     concurrency: Whole | None = Field(None, description="users of the whole deployment")
     rate_per_s: Number | None = Field(None, description="requests sent a second")
     tp: Whole = Field(1, description="tensor parallelism")
+    attention_dp: Whole = Field(1, description="ranks of data-parallel attention")
+    moe_ep: Whole = Field(1, description="ranks that hold different experts")
     replicas: Whole = Field(1, description="copies of the model")
     num_prompts: Whole | None = Field(None, description="requests sent in all")
     range_ratio: Ratio | None = Field(None, description="shortest length / nominal length")
@@ -88,6 +90,24 @@ class Point(Model):
         if self.concurrency is not None and self.rate_per_s is not None:
             raise ValueError("give concurrency or rate_per_s, not both")
         return self
+
+    @property
+    def devices(self) -> int:
+        """Devices of one copy of the model."""
+        return self.tp * self.attention_dp
+
+    @property
+    def spread(self) -> bool:
+        """Whether it ran with expert or data parallelism; no such row is ever fitted to."""
+        return self.attention_dp > 1 or self.moe_ep > 1
+
+    @property
+    def ways(self) -> str:
+        """How it lay on devices: TP 4, TP 8 EP 8, TP 1 DP 8 EP 8."""
+        parts = [f"TP {self.tp}"]
+        parts += [f"DP {self.attention_dp}"] if self.attention_dp > 1 else []
+        parts += [f"EP {self.moe_ep}"] if self.moe_ep > 1 else []
+        return " ".join(parts)
 
     @property
     def group(self) -> str:

@@ -146,7 +146,7 @@ def scenario_of(point: Point, found: Target) -> Scenario:
         "hardware": found.hardware.name if "/" not in point.system else point.system,
         "engine": _engine(point, found, settings),
         "precision": _precision(chosen, settings),
-        "parallelism": {"tp": point.tp},
+        "parallelism": {"tp": point.tp, "dp": point.attention_dp, "ep": point.moe_ep},
         "deployment": {"replicas": point.replicas, "router": {"kind": "least_outstanding"}}
         if point.replicas > 1
         else {},

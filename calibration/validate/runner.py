@@ -145,6 +145,7 @@ def _wanted(point: Point, split: str, where: Sequence[tuple[str, str]]) -> bool:
 
 FIELDS = (
     "id", "model", "system", "engine", "version", "precision", "isl", "osl", "concurrency", "tp",
+    "attention_dp", "moe_ep",
     "group",
 )  # fmt: skip
 """What ``where`` can ask for."""

@@ -66,7 +66,7 @@ def group_seen(point: Point) -> bool:
 
 def half_of(point: Point) -> Half:
     """Where a row belongs."""
-    if not group_seen(point):
+    if point.spread or not group_seen(point):
         return "validation"
     if point.measured.power_w is not None:
         return "fit"
@@ -82,7 +82,7 @@ def assign(points: Sequence[Point]) -> list[Group]:
     engine: dict[str, str] = {}
     for point in points:
         found_target = target(point)
-        if not exclusion(point, found_target):
+        if not point.spread and not exclusion(point, found_target):
             rows[point.group] = rows.get(point.group, 0) + 1
             engine[point.group] = found_target.engine.name
     found: list[Group] = []

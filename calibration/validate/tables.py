@@ -120,7 +120,7 @@ def describe(comparison: Comparison) -> str:
     model = p.model.rpartition("/")[2]
     lengths = f"{len(p.trace.arrival_s)} requests" if p.trace is not None else p.lengths
     label = p.precision or p.weights or "native"
-    return f"{model} {label} TP{p.tp} {p.system} {p.engine} {lengths} {load}"
+    return f"{model} {label} {p.ways.replace(' ', '')} {p.system} {p.engine} {lengths} {load}"
 
 
 def reasons(skipped: Sequence[Skipped]) -> list[tuple[str, int]]:

@@ -366,7 +366,7 @@ class OperatorBuilder:
         layout, hidden = self.layout, self.spec.hidden
         if layout.ep == 1:
             for name in ("dispatch", "combine"):
-                yield self._collective(
+                yield self.collective(
                     name, count, layout.dp * hidden * self.wide, all_reduce=False, group=self.ranks
                 )
             return
@@ -394,7 +394,7 @@ class OperatorBuilder:
         yield self._elementwise("norm", group.count * group.norms, 4 * hidden * self.wide)
         if self.tp > 1:
             parts = sum(part is not None for part in (group.attention, group.recurrent, group.mlp))
-            yield self._collective("all_reduce", parts * group.count, hidden * self.wide)
+            yield self.collective("all_reduce", parts * group.count, hidden * self.wide)
 
     def _ends(self) -> Iterator[Operator]:
         """What comes before the first layer and after the last one, where they are here."""
@@ -402,7 +402,7 @@ class OperatorBuilder:
         if spec.embeds:
             yield self._elementwise("embedding", 1, 2 * spec.hidden * self.wide)
             if self.tp > 1:
-                yield self._collective("all_reduce", 1, spec.hidden * self.wide)
+                yield self.collective("all_reduce", 1, spec.hidden * self.wide)
         if not spec.samples:
             return
         yield self._elementwise("norm", 1, 4 * spec.hidden * self.wide)
@@ -411,11 +411,11 @@ class OperatorBuilder:
         # Logits are written in 16 bits, widened, and passed over for the maximum and the draw.
         yield self._elementwise("sampling", 1, spec.vocab * (self.wide + 3 * 4.0), sampled=True)
         if self.tp > 1:
-            yield self._collective(
+            yield self.collective(
                 "all_gather", 1, spec.vocab * self.wide, all_reduce=False, sampled=True
             )
 
-    def _collective(
+    def collective(
         self,
         name: str,
         count: int,
@@ -425,6 +425,8 @@ class OperatorBuilder:
         sampled: bool = False,
         group: Group | None = None,
     ) -> Operator:
+        """A collective of so many bytes a token (or sampled sequence) over a group of devices; by
+        default over those that share layers."""
         group = group or self.shares
         efficiency = self.efficiency.collective
         if group.nodes > 1 or not all_reduce:

@@ -275,7 +275,7 @@ class StepCostModel:
         self._tokens_s = table(self._token_ops, most + 1)
 
     def _grow_sampled(self, most: int) -> None:
-        shape = _shape(sampled=np.arange(most + 1, dtype=np.float64))
+        shape = table_shape(sampled=np.arange(most + 1, dtype=np.float64))
         self._sampled_s = _total(self._sampled_ops, shape, most + 1).tolist()
 
     def _padding(self, tokens: int, *, mixed: bool) -> tuple[int, float]:
@@ -462,7 +462,8 @@ def _sampled(op: Operator) -> bool:
     return bool(getattr(op, "sampled", False))
 
 
-def _shape(*, tokens: Floats | None = None, sampled: Floats | None = None) -> Shape:
+def table_shape(*, tokens: Floats | None = None, sampled: Floats | None = None) -> Shape:
+    """Steps that have so many tokens or sampled sequences, and nothing that looks back."""
     size = len(tokens) if tokens is not None else len(sampled) if sampled is not None else 0
     nothing = np.zeros(size)
     return Shape(
@@ -475,7 +476,9 @@ def _shape(*, tokens: Floats | None = None, sampled: Floats | None = None) -> Sh
 
 def table(operators: Sequence[Operator], end: int, first: int = 0) -> list[float]:
     """Seconds of operators for ``first`` to ``end`` - 1 tokens."""
-    seconds = _total(operators, _shape(tokens=np.arange(first, end, dtype=np.float64)), end - first)
+    seconds = _total(
+        operators, table_shape(tokens=np.arange(first, end, dtype=np.float64)), end - first
+    )
     return list(seconds.tolist())
 
 

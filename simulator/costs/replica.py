@@ -10,6 +10,7 @@ from simulator.costs.lockstep import LockstepCostModel
 from simulator.costs.memory import Beside, memory_budget
 from simulator.costs.model import StepCostModel
 from simulator.costs.pipeline import PipelineCostModel
+from simulator.costs.sharded import ShardedCostModel
 from simulator.costs.speculative import SpeculativeCost
 from simulator.costs.stage_memory import stages_budget
 from simulator.deployment import Limits, MemoryBudget, ResolvedPrecision
@@ -93,6 +94,8 @@ def cost_model(
         return ContextCostModel(spec, hardware, engine, precision, layout, limits)
     if layout.dp > 1:
         return LockstepCostModel(spec, hardware, engine, precision, layout, limits)
+    if layout.fsdp > 1:
+        return ShardedCostModel(spec, hardware, engine, precision, layout, limits)
     return StepCostModel(spec, hardware, engine, precision, layout, limits)
 
 

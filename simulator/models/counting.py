@@ -8,6 +8,7 @@ a device cannot contradict each other.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from simulator.models.layout import ALONE, Layout
@@ -177,6 +178,8 @@ def weight_bytes_per_rank(spec: ModelSpec, weights: Dtype, layout: Layout) -> fl
     heads, keys and values by KV heads (copied when there are more devices than KV heads),
     feed-forward blocks and every expert by their width, embedding and LM head by vocabulary rows.
     With expert parallelism a device holds whole experts, or parts of fewer ones.
+    With sharded weights a device has a part of every layer, all of the embedding and the LM head,
+    and room for two gathered layers: the one at hand and the next one.
     Copied on every device: norms, routers, biases after a sum over devices, and the down
     projections of latent attention.
 
@@ -184,13 +187,39 @@ def weight_bytes_per_rank(spec: ModelSpec, weights: Dtype, layout: Layout) -> fl
         UserError: the model cannot be split like that.
     """
     check_split(spec, layout)
+    width = _widths(spec, weights)
+    if layout.fsdp > 1:
+        layers = layer_bytes_per_rank(spec, weights, layout)
+        ends = replace(spec, groups=())
+        resident = sum(t.parameters_per_rank(layout) * width[t.part] for t in tensors(ends))
+        parts = sum(count * size for count, size in layers) / layout.fsdp
+        return resident + parts + 2 * max(size for _, size in layers)
+    return sum(t.parameters_per_rank(layout) * width[t.part] for t in tensors(spec))
+
+
+def layer_bytes_per_rank(
+    spec: ModelSpec, weights: Dtype, layout: Layout
+) -> list[tuple[int, float]]:
+    """Of each group of equal layers, how many there are, and the bytes of one layer's weights that
+    one device computes with."""
+    width = _widths(spec, weights)
+
+    def held(part: ModelSpec) -> float:
+        return sum(t.parameters_per_rank(layout) * width[t.part] for t in tensors(part))
+
+    ends = held(replace(spec, groups=()))
+    ones = ((g.count, replace(spec, groups=(replace(g, count=1),))) for g in spec.groups)
+    return [(count, held(one) - ends) for count, one in ones]
+
+
+def _widths(spec: ModelSpec, weights: Dtype) -> dict[str, float]:
+    """Bytes of an element of each part of the model."""
     group = spec.quantization_group if weights == spec.native_dtype else None
-    width = {
+    return {
         "attention": element_bytes(attention_dtype(spec, weights), group, sparse=spec.sparse),
         "mlp": element_bytes(weights, group, sparse=spec.sparse),
         "other": element_bytes(other_dtype(weights)),
     }
-    return sum(t.parameters_per_rank(layout) * width[t.part] for t in tensors(spec))
 
 
 def kv_bytes_per_token(spec: ModelSpec, kv: Dtype) -> float:

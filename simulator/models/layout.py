@@ -18,6 +18,7 @@ class Layout:
         pp: stages of layers, each on devices of its own.
         ep: groups of the ``tp`` · ``dp`` devices of a stage that hold different experts.
         cp: groups of those devices that share the context of every sequence.
+        fsdp: replicas of which each has a part of every layer's weights.
         redundant: further copies of popular experts, placed evenly; None: experts as numbered.
     """
 
@@ -26,6 +27,7 @@ class Layout:
     pp: int = 1
     ep: int = 1
     cp: int = 1
+    fsdp: int = 1
     redundant: int | None = None
 
     @property
@@ -43,6 +45,8 @@ class Layout:
             parts.append(f"pipeline of {self.pp} stages")
         if self.cp > 1:
             parts.append(f"context parallelism {self.cp}")
+        if self.fsdp > 1:
+            parts.append(f"weights sharded over {self.fsdp} replicas")
         if self.ep > 1:
             parts.append(f"experts on {self.ep} ranks")
         if self.redundant:

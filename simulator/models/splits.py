@@ -19,6 +19,13 @@ def check_split(spec: ModelSpec, layout: Layout) -> None:
         _check_experts(spec, layout)
     if layout.cp > 1:
         _check_context(spec, layout)
+    for key, degree in (("cp", layout.cp), ("dp", layout.dp), ("pp", layout.pp)):
+        if layout.fsdp > 1 and degree > 1:
+            raise UserError(
+                f"sharded weights together with {key} = {degree} are not modelled",
+                where="parallelism.fsdp",
+                hint=f"use tp, ep and fsdp, or {key} without fsdp",
+            )
     problem = _indivisible(spec, layout)
     if problem is None:
         return

@@ -33,6 +33,11 @@ class Parallelism(Model):
         description="context parallelism: groups of devices that share the tokens of prompts and "
         "the KV cache; each holds all weights",
     )
+    fsdp: Count = Field(
+        1,
+        description="fully sharded weights: so many replicas have a part of each layer's weights "
+        "each, and gather a layer before they use it",
+    )
     redundant_experts: Annotated[int, Field(ge=0, le=100_000, strict=True)] | None = Field(
         None,
         description="further copies of popular experts in every layer, all placed so that ranks "
