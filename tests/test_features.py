@@ -172,7 +172,6 @@ STILL_MISSING: set[tuple[str, str]] = {
     ("Parallelism", r"data-parallel attention|DP attention"),
     ("Parallelism", r"all-to-all"),
     ("Parallelism", r"imbalance"),
-    ("Parallelism", r"fully sharded|FSDP|sharded weights"),
     ("Parallelism", r"combin"),
     ("Deployment", r"round.robin"),
     ("Deployment", r"random"),

@@ -39,7 +39,7 @@ def test_the_sweep_is_a_closed_loop_that_starts_with_a_burst(tmp_path: Path) -> 
     engine = found.engine
     assert (engine.max_num_seqs, engine.max_num_batched_tokens) == (16, 8192)
     assert (engine.memory_fraction, engine.prefix_caching) == (0.9, False)
-    assert found.precision.model_dump() == {
+    assert found.precision.model_dump(exclude_none=True) == {
         "weights": "fp8", "activations": "fp8", "kv_cache": "fp8",
     }  # fmt: skip
     assert found.parallelism.tp == 4
@@ -87,8 +87,8 @@ def test_what_a_row_states_goes_first(tmp_path: Path) -> None:
     workload = found.workload.model_dump()
     assert workload["requests"] == 7
     assert workload["lengths"]["input"] == {"kind": "fixed", "tokens": 1024}
-    assert found.precision.model_dump() == {
-        "weights": "fp8", "activations": None, "kv_cache": "bf16",
+    assert found.precision.model_dump(exclude_none=True) == {
+        "weights": "fp8", "kv_cache": "bf16",
     }  # fmt: skip
 
 
@@ -124,7 +124,9 @@ def test_every_point_of_the_sample_has_a_scenario() -> None:
 
 
 def test_splits_keep_groups_together_and_follow_their_rule() -> None:
-    points = [p for p in read_dataset(SAMPLE).points if not exclusion(p, target(p))]
+    everything = [p for p in read_dataset(SAMPLE).points if not exclusion(p, target(p))]
+    assert {half_of(p) for p in everything if p.spread} == {"validation"}
+    points = [p for p in everything if not p.spread]
     known = {entry.group: entry.half for entry in splits().groups}
     assert {point.group for point in points} == set(known)
     for point in points:

@@ -20,7 +20,8 @@ def limited(point: Point, found: Target) -> Point:
 
     Rule of NVIDIA/TensorRT-LLM, tensorrt_llm/bench/build/tuning.py: as many whole sequences as fit
     in the memory that the weights leave (times the fraction for the cache), at most 4,096, and as
-    many tokens as these need a step in the mean, at most 32,768; both rounded up.
+    many tokens as these need a step in the mean, at most 32,768; both rounded up, and of each rank
+    where attention is data-parallel.
 
     Raises:
         UserError: the model cannot be split like this.
@@ -30,9 +31,9 @@ def limited(point: Point, found: Target) -> Point:
     precision = scenario_of(point, found).precision
     weights, cache = precision.weights or "bf16", precision.kv_cache or "bf16"
     kv = kv_bytes_per_rank(found.model, cache, Layout(point.tp)).total * point.tp
-    memory = point.tp * found.hardware.memory.capacity_gib.value * _GIB
+    memory = point.devices * found.hardware.memory.capacity_gib.value * _GIB
     room = (memory - weight_bytes(found.model, weights)) * (point.memory_fraction or 0.9)
-    fitting = min(room / (kv * (point.isl + point.osl)), _MOST_SEQUENCES)
+    fitting = min(room / (kv * (point.isl + point.osl)) / point.attention_dp, _MOST_SEQUENCES)
     sequences = max(64, _up(fitting, ((256, 32), (1024, 128), (_MOST_SEQUENCES, 256))))
     wanted = min(fitting * (1 + point.isl / point.osl), _MOST_TOKENS)
     tokens = max(2048, _up(wanted, ((4096, 256), (8192, 512), (_MOST_TOKENS, 1024))))
