@@ -171,6 +171,12 @@ def _memory_lines(deployment: ResolvedDeployment) -> list[str]:
         f"A replica's cache has {memory.kv_blocks:,} blocks of {deployment.limits.block_size} "
         f"tokens: {memory.kv_tokens:,} tokens.",
     ]
+    lanes = max(deployment.layout.pp, deployment.layout.dp)
+    if lanes > 1:
+        share = memory.kv_blocks // lanes * deployment.limits.block_size
+        lines.append(
+            f"Its {lanes} lanes have equal shares, so a request can have {share:,} tokens."
+        )
     if memory.state_blocks:
         lines.append(f"A sequence takes {memory.state_blocks:,} of them for its recurrent state.")
     return lines

@@ -46,12 +46,14 @@ def check_requests(
     *,
     oversized: str,
     among: npt.NDArray[np.bool_] | None = None,
+    holder: str = "a replica",
 ) -> npt.NDArray[np.bool_]:
     """Which requests can never fit. Shape (n,).
 
     Args:
         oversized: ``error`` or ``reject``.
         among: requests that may come to such a replica; default: all.
+        holder: what the KV blocks are of, in words.
 
     Raises:
         DoesNotFitError: there are such requests and ``oversized`` is ``error``; or the limits
@@ -92,8 +94,8 @@ def check_requests(
     if bad.any() and oversized == "error":
         first = int(np.flatnonzero(bad)[0])
         raise DoesNotFitError(
-            _why(first, requests, limits, layout, most_tokens, bool(too_long[first]),
-                 bool(too_big[first])),
+            _why(first, requests, limits, layout, most_tokens, holder,
+                 too_long=bool(too_long[first]), too_big=bool(too_big[first])),
             where="workload",
             hint=f"{int(bad.sum())} of {len(bad)} requests cannot be served; shorten them, change "
             "the limit, or set deployment.oversized_requests: reject",
@@ -118,6 +120,8 @@ def _why(
     limits: Limits,
     layout: KvLayout,
     most_tokens: int,
+    holder: str,
+    *,
     too_long: bool,
     too_big: bool,
 ) -> str:
@@ -127,13 +131,13 @@ def _why(
         return f"{request}, more than max_model_len ({limits.max_model_len})"
     if too_big and layout.reserve:
         return (
-            f"{request} and reserves more slots by {layout.reserve} than a replica has "
+            f"{request} and reserves more slots by {layout.reserve} than {holder} has "
             f"({layout.blocks})"
         )
     if too_big:
         return (
             f"{request} and needs {layout.blocks_for(prompt + output - 1)} KV blocks of "
-            f"{layout.block_size} tokens, but a replica has {layout.blocks} "
+            f"{layout.block_size} tokens, but {holder} has {layout.blocks} "
             f"(room for {most_tokens} tokens)"
         )
     return (

@@ -55,6 +55,12 @@ class ReplicaGroup:
         )  # fmt: skip
 
     @property
+    def holder(self) -> str:
+        """What has the KV blocks that one request can have, in words."""
+        lanes = lanes_of(self.cost)
+        return f"each of the {lanes} lanes of a replica" if lanes > 1 else "a replica"
+
+    @property
     def lane_layout(self) -> KvLayout:
         """KV blocks that one request can have: those of its lane."""
         lanes = lanes_of(self.cost)
