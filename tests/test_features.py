@@ -165,14 +165,8 @@ EXPECTED: dict[str, tuple[str, ...]] = {
 
 STILL_MISSING: set[tuple[str, str]] = {
     ("Model compression", r"LoRA"),
-    ("Parallelism", r"pipeline"),
-    ("Parallelism", r"bubble"),
-    ("Parallelism", r"micro-?batch"),
-    ("Parallelism", r"replicas"),
-    ("Parallelism", r"data-parallel attention|DP attention"),
     ("Parallelism", r"all-to-all"),
     ("Parallelism", r"imbalance"),
-    ("Parallelism", r"combin"),
     ("Deployment", r"round.robin"),
     ("Deployment", r"random"),
     ("Deployment", r"least.outstanding"),
