@@ -16,7 +16,8 @@ from simulator.cluster.recorder import FLUSH_AT, Recorder, pack_row
 from simulator.cluster.wake import Wake
 from simulator.costs.protocol import Chunk, StepCost, local_pairs
 from simulator.deployment import FrontEndTimes
-from simulator.serving.queues import FairOrder, Order, RankedQueue
+from simulator.serving.fair import FairOrder
+from simulator.serving.queues import Order, RankedQueue
 from simulator.serving.scheduler import Plan, Scheduler
 from simulator.serving.sequence import Sequence
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from simulator.serving.fair import FairOrder
 from simulator.serving.inflight import InFlightScheduler
 from simulator.serving.kv_cache import KvCache
-from simulator.serving.queues import FairOrder
 from simulator.serving.scheduler import Plan, Scheduler
 from simulator.serving.sequence import NOT_DECODING, Sequence
 
