@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from simulator.models import load_model
 from simulator.models.counting import kv_bytes_per_rank, parameters, weight_bytes_per_rank
 from simulator.models.layout import ALONE, Layout
 from simulator.models.stages import stage_sizes, stage_specs
+from simulator.results.perfetto import trace
 from simulator.results.result import Result
 from simulator.scenario.scenario import Scenario
 from simulator.simulation import simulate
@@ -270,6 +273,19 @@ def test_one_request_takes_longer_in_stages_and_many_do_not() -> None:
     )
     alone, staged = run({"tp": 1}, **burst(1000)), run({"pp": 2}, **burst(1000))
     assert staged.record.end_s < 0.7 * alone.record.end_s
+
+
+def test_lanes_are_told_apart_in_files(tmp_path: Path) -> None:
+    result = run({"pp": 3})
+    assert set(result.timeline["lane"]) == {0, 1, 2}
+    assert "lane" not in run({"tp": 1}).timeline
+    tracks = [event["args"]["name"] for event in trace(result)["traceEvents"] if event["ph"] == "M"]
+    assert tracks == ["replica 0", "steps, lane 0", "steps, lane 1", "steps, lane 2"]
+    slices = [event for event in trace(result)["traceEvents"] if event["ph"] == "X"]
+    for lane in range(3):
+        mine = sorted((e["ts"], e["ts"] + e["dur"]) for e in slices if e["tid"] == 1 + lane)
+        assert all(end <= start + 1e-3 for (_, end), (start, _) in pairwise(mine))
+    assert result.save(tmp_path)
 
 
 def test_ranks_have_a_cache_each() -> None:

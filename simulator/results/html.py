@@ -191,11 +191,12 @@ def _distributions() -> str:
 def _timeline(result: Result) -> str:
     record, window = result.record, result.window
     many = "" if record.replicas == 1 else ", over replicas too"
+    each = "replica" if record.lane is None else "lane of a replica"
     length = max(end_of_run(record), 1e-9)
     seconds, coarse = duration(length / BINS), duration(length / RATE_BINS)
     text = (
         f"Each point stands for {seconds}. Lines are means over that time{many}; bands reach from "
-        f"the lowest to the highest value of any replica within it, so no peak is lost. Requests/s "
+        f"the lowest to the highest value of any {each} within it, so no peak is lost. Requests/s "
         f"are counted over {coarse} each. Grey: "
         "before and after the window in which rates are taken"
         f" ({window.start_s:,.1f} s to {window.end_s:,.1f} s)."

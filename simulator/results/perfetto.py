@@ -26,17 +26,21 @@ Event = dict[str, Any]
 
 
 def trace(result: Result) -> dict[str, Any]:
-    """The whole document: one process a replica with its steps, counters and requests."""
+    """The whole document: one process a replica with its steps, counters and requests; lanes have
+    tracks of their own."""
     record = result.record
     used = np.unique(record.steps.replica)
     events: list[Event] = []
+    lanes = range(1 if record.lane is None else int(record.steps.lane.max()) + 1)
     for replica in used.tolist():
         pid = replica + 1
         events.append(_name("process_name", pid, 0, f"replica {replica}"))
-        events.append(_name("thread_name", pid, 1, "steps"))
+        for lane in lanes:
+            events.append(_name("thread_name", pid, 1 + lane, _of("steps", lane, lanes)))
     group = max(1, -(-len(record.steps) // MAX_SLICES))
     for replica in used.tolist():
-        events += _replica(result, replica, group)
+        for lane in lanes:
+            events += _steps(result, replica, lane, lanes, group)
     chosen = _chosen_requests(result)
     for index in chosen.tolist():
         events += _request(result, index)
@@ -58,10 +62,18 @@ def trace(result: Result) -> dict[str, Any]:
     }
 
 
-def _replica(result: Result, replica: int, group: int) -> list[Event]:
+def _of(what: str, lane: int, lanes: range) -> str:
+    """The name of a track, with the lane's number where there are several."""
+    return what if len(lanes) == 1 else f"{what}, lane {lane}"
+
+
+def _steps(result: Result, replica: int, lane: int, lanes: range, group: int) -> list[Event]:
+    """Steps and counters of one lane; most replicas have one."""
     record = result.record
     steps = record.steps
-    mine = np.flatnonzero(steps.replica == replica)
+    mine = np.flatnonzero((steps.replica == replica) & (steps.lane == lane))
+    if not len(mine):
+        return []
     first = mine[::group]
     starts = np.arange(0, len(mine), group)
     last = mine[np.minimum(starts + group, len(mine)) - 1]
@@ -81,6 +93,7 @@ def _replica(result: Result, replica: int, group: int) -> list[Event]:
     )  # fmt: skip
     events: list[Event] = []
     pid = replica + 1
+    requests, use = _of("requests", lane, lanes), _of("KV use", lane, lanes)
     for at, span, count, out, prompt, wasted, decode, prefill, running, waiting, kv in columns:
         name = f"{decode} decode" if not prompt else f"{decode} decode + {prompt} prompt tokens"
         args = {
@@ -88,10 +101,10 @@ def _replica(result: Result, replica: int, group: int) -> list[Event]:
             "recomputed_or_padding": wasted, "decoding": decode, "prefilling": prefill,
         }  # fmt: skip
         slice_ = {"name": name if group == 1 else f"{count} steps", "cat": "step", "ph": "X"}
-        events.append(slice_ | {"ts": at, "dur": span, "pid": pid, "tid": 1, "args": args})
+        events.append(slice_ | {"ts": at, "dur": span, "pid": pid, "tid": 1 + lane, "args": args})
         counts = {"running": running, "waiting": waiting}
-        events.append({"name": "requests", "ph": "C", "ts": at, "pid": pid, "args": counts})
-        events.append({"name": "KV use", "ph": "C", "ts": at, "pid": pid, "args": {"%": 100 * kv}})
+        events.append({"name": requests, "ph": "C", "ts": at, "pid": pid, "args": counts})
+        events.append({"name": use, "ph": "C", "ts": at, "pid": pid, "args": {"%": 100 * kv}})
     return events
 
 

@@ -58,12 +58,15 @@ def request_columns(result: Result) -> Columns:
 
 
 def timeline_columns(result: Result) -> Columns:
-    """One row a stretch of ``steps`` equal steps of a replica; ``running`` and so on are those at
-    its end, ``step_s`` and ``step_growth_s`` the first step's duration and its growth a step."""
+    """One row a stretch of ``steps`` equal steps of a replica, or of the lane of one that has
+    several (then there is a column ``lane``); ``running`` and so on are those at its end,
+    ``step_s`` and ``step_growth_s`` the first step's duration and its growth a step."""
     record = result.record
     steps = record.steps
+    lane = {} if record.lane is None else {"lane": steps.lane}
     return {
         "replica": steps.replica,
+        **lane,
         "start_s": steps.start_s,
         "end_s": steps.start_s + steps.duration_s,
         "steps": steps.steps,
