@@ -113,7 +113,7 @@ def _shape(row: Row) -> Shape:
         tokens=one(row.rows), sampled=one(row.sampled), decode=one(row.decode),
         context=one(row.context), local_context=one(row.local_context or row.context),
         prefill=one(new), read=one(read), local_read=one(read), pairs=one(pairs),
-        local_pairs=one(pairs),
+        local_pairs=one(pairs), chunks=one(len(chunks)),
     )  # fmt: skip
 
 
