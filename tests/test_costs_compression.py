@@ -217,9 +217,9 @@ def test_a_sparse_run_is_faster_and_says_what_it_assumes() -> None:
 
 
 def test_which_devices_have_such_units() -> None:
-    """NVIDIA from Ampere on and AMD from CDNA 3 on, each with a source."""
-    without = {name for name in profile_names() if not load_hardware(name).structured_sparsity}
-    assert without == {
-        "amd-epyc-zen5-1t", "gaudi-2", "gaudi-3", "inferentia2", "t4", "tpu-v5e", "tpu-v5p",
-        "tpu-v6e", "trainium1", "trainium2", "xeon-6980p-2s",
-    }  # fmt: skip
+    """NVIDIA's from Ampere on and AMD's from CDNA 3 on, each with a source; no others."""
+    for name in profile_names():
+        profile = load_hardware(name)
+        expected = profile.vendor in ("NVIDIA", "AMD") and profile.kind == "gpu"
+        has = profile.structured_sparsity is not None
+        assert has == (expected and profile.architecture != "turing"), name

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from calibration.fit import attention, collectives, exchange, experts, products
+from calibration.fit import attention, collectives, exchange, experts, products, recurrent
 from calibration.fit.blocks import Markers
 from calibration.fit.elementwise import fit_elementwise
 from calibration.fit.inheritance import INHERITED, inherited_block
@@ -114,7 +114,7 @@ def _fit(
     """Coefficients by family and number format, and the fits by their labels."""
     block: dict[str, Any] = {}
     fits: dict[str, Fit] = {}
-    for families in (products, experts, attention, collectives, exchange):
+    for families in (products, experts, attention, collectives, exchange, recurrent):
         for sample in families.samples(tables):
             if engine and len(set(sample.groups)) < FOLDS:
                 continue  # a shape or two: the base, from more of them, is the better guess

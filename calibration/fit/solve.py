@@ -34,7 +34,7 @@ Axes = dict[str, tuple[float, ...]]
 
 FOLDS = 5
 LOWEST = {"sharpness": 1.0, "half_head_dim": 1e-3, "contention": 1e-3}
-HIGHEST = {"sharpness": 16.0, "half_head_dim": 500.0, "contention": 2.0}
+HIGHEST = {"sharpness": 16.0, "half_head_dim": 500.0, "contention": 2.0, "serial_ns": 1e4}
 
 SMOOTH = 0.02
 """Weight of the penalty on neighbouring knots, in rows a knot."""

@@ -22,7 +22,10 @@ def table(engine: str = "") -> str:
     families: list[str] = []
     for provenance in told.values():
         families += [f for f in provenance.residual_median_pct if f not in families]
-    order = ("matmul", "grouped", "prefill", "decode", "collective", "all_gather", "exchange")
+    order = (
+        "matmul", "grouped", "prefill", "decode", "recurrent", "collective", "all_gather",
+        "exchange",
+    )  # fmt: skip
     families.sort(key=lambda family: [family.startswith(word) for word in order].index(True))
     lines = [f"| family | {' | '.join(told)} |", "|---" * (len(told) + 1) + "|"]
     for family in families:

@@ -240,7 +240,7 @@ class Efficiency(Model):
 
 
 PRIOR_UPDATE = UpdateEfficiency(bandwidth=0.7, overhead_us=4.0)
-PRIOR_CONVOLUTION = ScanEfficiency(bandwidth=0.5, compute=1.0, serial_ns=0.0, overhead_us=4.0)
+PRIOR_CONVOLUTION = ScanEfficiency(bandwidth=0.5, overhead_us=4.0)
 PRIOR_SCAN = ScanEfficiency(bandwidth=0.5, compute=0.2, serial_ns=50.0, overhead_us=20.0)
 """Recurrent layers on devices without measurements: round figures a little below those fitted."""
 

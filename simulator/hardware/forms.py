@@ -218,9 +218,9 @@ class ScanEfficiency(Launched):
 
     AXES: ClassVar[tuple[str, ...]] = ("length", "units", "moved")
 
-    compute: PositiveFraction
     bandwidth: PositiveFraction
-    serial_ns: NonNegativeFloat
+    compute: PositiveFraction = 1.0
+    serial_ns: NonNegativeFloat = 0.0
 
     def seconds(
         self,
