@@ -39,13 +39,16 @@ ROUNDS = 5
 ever makes a run slower."""
 
 
-def deployment(**engine: object) -> Resolved:
-    """Llama-3.1-8B on one H100 with vLLM's defaults, and what else the engine is told."""
+def deployment(
+    *, model: str = "llama-3.1-8b", parallelism: dict[str, int] | None = None, **engine: object
+) -> Resolved:
+    """A model on H100s with vLLM's defaults, and what else the engine is told."""
     return resolve(
         Scenario.model_validate(
             {
-                "model": "llama-3.1-8b",
+                "model": model,
                 "hardware": "h100-sxm",
+                "parallelism": parallelism or {},
                 "engine": {"profile": "vllm", **engine},
                 "workload": {
                     "kind": "synthetic",
@@ -194,6 +197,32 @@ def drafts(n: int) -> None:
                 print(f"{prompt}/{output:<7} {load:>4.0%}  {name:<7} {rate:>15,.0f}  {said[name]}")
 
 
+def lanes(n: int) -> None:
+    """Replicas with several schedulers beside those with one, each at 70% of what it sustains."""
+    dense = {"tp 1": {}, "pp 2": {"pp": 2}, "pp 4": {"pp": 4}, "pp 8": {"pp": 8}}
+    sparse = {"tp 4, ep 4": {"tp": 4, "ep": 4}, "dp 4, ep 4": {"dp": 4, "ep": 4}}
+    print("shape      layout      sim. requests/s  rows/request  steps/request")
+    for model, layouts in (("llama-3.1-8b", dense), ("qwen3-30b-a3b", sparse)):
+        kinds = {
+            name: deployment(model=model, parallelism=layout) for name, layout in layouts.items()
+        }
+        for prompt, output in SHAPES:
+            traffic = {
+                name: poisson(n, LOAD * capacity(resolved, prompt, output), prompt, output)
+                for name, resolved in kinds.items()
+            }
+            speed = dict.fromkeys(kinds, 0.0)
+            said = {}
+            for _ in range(ROUNDS):
+                for name, resolved in kinds.items():
+                    record = run(resolved, traffic[name], 1)
+                    speed[name] = max(speed[name], n / record.wall_s)
+                    rows, steps = len(record.steps), record.steps.steps.sum()
+                    said[name] = f"{rows / n:>12.2f}  {steps / n:>13.2f}"
+            for name, rate in speed.items():
+                print(f"{prompt}/{output:<7} {name:<10} {rate:>16,.0f}  {said[name]}", flush=True)
+
+
 def main() -> None:
     """Runs the benchmark that the options name."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -201,6 +230,7 @@ def main() -> None:
     parser.add_argument("--scale", action="store_true")
     parser.add_argument("--startup", action="store_true")
     parser.add_argument("--drafts", action="store_true")
+    parser.add_argument("--lanes", action="store_true")
     options = parser.parse_args()
     if options.scale:
         scale()
@@ -208,6 +238,8 @@ def main() -> None:
         startup()
     elif options.drafts:
         drafts(min(options.requests, 2000))
+    elif options.lanes:
+        lanes(min(options.requests, 2000))
     else:
         table(options.requests)
 
