@@ -79,7 +79,7 @@ def resolve_pools(
     """
     asked = scenario.deployment.pools
     if not asked:
-        resolved = resolve(scenario, base, engine)
+        resolved = resolve(_at_spot_prices(scenario), base, engine)
         count, life = scenario.deployment.replicas, life_of(resolved.deployment)
         pools = [ResolvedPool("default", "serve", resolved, 0, count, life=life)]
         _check(scenario, pools)
@@ -141,7 +141,15 @@ def scenario_of(scenario: Scenario, pool: Pool) -> Scenario:
         changes["cost"] = scenario.cost.model_copy(
             update={"usd_per_device_hour": pool.usd_per_device_hour}
         )
-    return scenario.model_copy(update=changes)
+    return _at_spot_prices(scenario.model_copy(update=changes))
+
+
+def _at_spot_prices(scenario: Scenario) -> Scenario:
+    """Devices that may be taken back cost what such devices cost, unless the scenario names a
+    plan."""
+    if scenario.deployment.spot is None or "plan" in scenario.cost.model_fields_set:
+        return scenario
+    return scenario.model_copy(update={"cost": scenario.cost.model_copy(update={"plan": "spot"})})
 
 
 def _over(below: M, above: M) -> M:

@@ -398,6 +398,66 @@ DEFINITIONS: tuple[Definition, ...] = (
     Definition(
         "cost.whole_run_usd", "Cost of the run", "USD", "From its start to its end."
     ),
+    Definition(
+        "fleet.replicas_mean", "Replicas held", "",
+        "Where replicas come and go: those whose devices are held, starting, draining and crashed "
+        "ones included, averaged over the window.",
+    ),
+    Definition(
+        "fleet.up_mean", "Replicas up", "",
+        "Those of them that take requests, averaged over the window.",
+    ),
+    Definition("fleet.starts", "Starts", "", "Cold starts that ended within the window."),
+    Definition(
+        "fleet.start_s", "Cold start", "s",
+        "From the beginning of a start to the first moment in which the replica takes requests.",
+        "lower", ("mean", "max"),
+    ),
+    Definition("fleet.crashes", "Crashes", "", "Of replicas, within the window.", "lower"),
+    Definition(
+        "fleet.interruptions", "Interruptions", "",
+        "Replicas whose spot devices were wanted back, within the window.", "lower",
+    ),
+    Definition(
+        "fleet.device_hours", "Device-hours", "h", "Devices held × time, within the window.",
+        "lower",
+    ),
+    Definition(
+        "fleet.peak_device_hours", "Device-hours at the peak", "h",
+        "What as many replicas as there may be at most would hold, all the time.",
+    ),
+    Definition(
+        "fleet.peak_usd", "Cost at the peak", "USD", "What those would cost within the window."
+    ),
+    Definition(
+        "fleet.saved_share", "Device-hours saved", "%",
+        "1 − device-hours / device-hours at the peak.", "higher",
+    ),
+    Definition(
+        "fleet.waited_requests", "Waited for a replica", "",
+        "Counted requests that waited at the gateway because no replica took them.", "lower",
+    ),
+    Definition(
+        "fleet.waited_ms", "Wait for a replica", "ms", "How long those waited. Part of TTFT.",
+        "lower", ("mean", "p50", "p99"),
+    ),
+    Definition(
+        "fleet.retried_requests", "Retried", "",
+        "Counted requests that were sent to another replica because theirs was gone.", "lower",
+    ),
+    Definition(
+        "fleet.failed_requests", "Failed", "",
+        "Counted requests that ended with their replica; SLOs count them as misses.", "lower",
+    ),
+    Definition(
+        "fleet.lost_tokens", "Tokens thrown away", "tokens",
+        "Output tokens of counted requests that were generated again after a crash.", "lower",
+    ),
+    Definition(
+        "fleet.pools", "Replicas by pool", "",
+        "The same of each pool, and `availability`: the share of the window in which at least so "
+        "many replicas were up.",
+    ),
 )  # fmt: skip
 
 WINDOW = (

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from simulator.results.lives import UP
+from simulator.results.presence import HELD
 from simulator.results.slo import slo_of_classes
 from simulator.results.window import end_of_run
 from simulator.workload.requests import Floats, Ints
@@ -141,12 +143,13 @@ def over_time(result: Result) -> dict[str, Figure]:
     for rows, bins, overlap in pairs:
         made += np.bincount(bins, tokens[rows] * overlap, BINS)
         prompts += np.bincount(bins, computed[rows] * overlap, BINS)
+    there = _held_s(result, edges)
     use = 100 * steps.kv_blocks / record.blocks_of(steps.replica)
     load = [
-        *_band(_series(record.replicas, width, pairs, steps.running), middle, "running", 0),
-        *_band(_series(record.replicas, width, pairs, steps.waiting), middle, "waiting", 1),
+        *_band(_series(there, pairs, steps.running), middle, "running", 0),
+        *_band(_series(there, pairs, steps.waiting), middle, "waiting", 1),
     ]
-    kv = _band(_series(record.replicas, width, pairs, use), middle, "KV blocks in use", 2)
+    kv = _band(_series(there, pairs, use), middle, "KV blocks in use", 2)
     coarse = np.linspace(0.0, edges[-1], RATE_BINS + 1)
     centre = (coarse[:-1] + coarse[1:]) / 2
     rates = [
@@ -159,12 +162,39 @@ def over_time(result: Result) -> dict[str, Figure]:
     ]
     window = [result.window.start_s, result.window.end_s]
     common: Figure = {"x": {"title": "s", "range": [0, float(edges[-1])]}, "window": window}
+    fleet = _replicas(result, edges, middle)
     return {
+        **({"replicas": _chart(common, fleet, {"title": "replicas"})} if fleet else {}),
         "load": _chart(common, load, {"title": "requests per replica"}),
         "kv": _chart(common, list(kv), {"ticksuffix": "%"}),
         "tokens": _chart(common, flow, {"title": "tokens/s"}),
         "requests": _chart(common, rates, {"title": "requests/s"}),
     }
+
+
+def _replicas(result: Result, edges: Floats, middle: Floats) -> list[Figure]:
+    """Replicas held and up, pool by pool, averaged over each bin; nothing where all are up all the
+    time."""
+    record, lives = result.record, result.record.lives
+    if lives is None:
+        return []
+    traces = []
+    for number, group in enumerate(record.groups):
+        numbers = range(group.first, group.end)
+        for place, (title, states) in enumerate((("held", HELD), ("up", (UP,)))):
+            name = title if len(record.groups) == 1 else f"{group.name} {title}"
+            mean = _mean_of_steps(*lives.counts(states, end_of_run(record), numbers), edges)
+            traces.append(_line(middle, mean, name, (2 * number + place) % 6))
+    return traces
+
+
+def _mean_of_steps(times: Floats, values: Ints, edges: Floats) -> Floats:
+    """Mean of a step function within each bin: its integral is linear between changes."""
+    ends = np.maximum(np.append(times[1:], edges[-1]), times)
+    integral = np.concatenate(([0.0], np.cumsum((ends - times) * values)))
+    at = np.interp(edges, np.append(times, max(ends[-1], edges[-1])), integral)
+    mean: Floats = np.diff(at) / (edges[1] - edges[0])
+    return mean
 
 
 def _chart(common: Figure, traces: list[Figure], y: Figure) -> Figure:
@@ -193,7 +223,19 @@ def _pairs(result: Result, edges: Floats, chunk: int = 1 << 18) -> Iterator[Pair
         yield row, bins, np.maximum(high - low, 0.0)
 
 
-def _series(replicas: int, width: float, pairs: list[Pairs], values: Floats | Ints) -> Series:
+def _held_s(result: Result, edges: Floats) -> Floats:
+    """Replica-seconds within each bin in which devices were held. Shape (bins,)."""
+    record = result.record
+    width = edges[1] - edges[0]
+    if record.held is None:
+        return np.full(BINS, record.replicas * width)
+    seconds = np.zeros(BINS)
+    for _, start, end in record.held.tolist():
+        seconds += np.maximum(np.minimum(edges[1:], end) - np.maximum(edges[:-1], start), 0.0)
+    return seconds
+
+
+def _series(there: Floats, pairs: list[Pairs], values: Floats | Ints) -> Series:
     whole, busy = np.zeros(BINS), np.zeros(BINS)
     low, high = np.full(BINS, np.inf), np.zeros(BINS)
     for rows, bins, overlap in pairs:
@@ -202,9 +244,10 @@ def _series(replicas: int, width: float, pairs: list[Pairs], values: Floats | In
         busy += np.bincount(bins, overlap, BINS)
         np.minimum.at(low, bins, some)
         np.maximum.at(high, bins, some)
-    idle = busy < replicas * width * (1 - 1e-9)
+    idle = busy < there * (1 - 1e-9)
     low[idle | ~np.isfinite(low)] = 0.0
-    return Series(whole / (replicas * width), low, high)
+    # A replica may still finish a step when its devices have just gone.
+    return Series(np.divide(whole, there, out=np.zeros(BINS), where=there > 0), low, high)
 
 
 def _band(series: Series, x: Floats, name: str, colour: int) -> tuple[Figure, ...]:

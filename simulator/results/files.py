@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simulator.errors import UserError
-from simulator.results.tables import Columns, request_columns, timeline_columns
+from simulator.results.tables import Columns, replicas_columns, request_columns, timeline_columns
 
 if TYPE_CHECKING:
     from simulator.results.result import Result
@@ -28,6 +28,8 @@ def write_files(
     paths = []
     for name in wanted:
         for file, write in _FILES[name]:
+            if file.startswith("replicas.") and result.record.lives is None:
+                continue
             _replace(directory / file, result, write)
             paths.append(directory / file)
     return paths
@@ -90,14 +92,20 @@ _FILES: dict[str, list[tuple[str, Callable[[Result, Path], None]]]] = {
     "parquet": [
         ("requests.parquet", _parquet(request_columns)),
         ("timeline.parquet", _parquet(timeline_columns)),
+        ("replicas.parquet", _parquet(replicas_columns)),
     ],
-    "csv": [("requests.csv", _csv(request_columns)), ("timeline.csv", _csv(timeline_columns))],
+    "csv": [
+        ("requests.csv", _csv(request_columns)),
+        ("timeline.csv", _csv(timeline_columns)),
+        ("replicas.csv", _csv(replicas_columns)),
+    ],
     "trace": [("trace.json.gz", _trace)],
     "report": [("report.html", _report)],
 }
 
 FORMATS = tuple(_FILES)
-"""``json``: summary.json; ``parquet``, ``csv``: requests and timeline as tables; ``trace``: steps
+"""``json``: summary.json; ``parquet``, ``csv``: requests and timeline as tables, and
+replicas where they come and go; ``trace``: steps
 and requests for Perfetto or chrome://tracing; ``report``: report.html."""
 
 DEFAULT_FORMATS = ("json", "parquet", "trace", "report")

@@ -23,6 +23,7 @@ from simulator.results.format import (
 from simulator.results.phrases import (
     counted_line,
     engine_line,
+    fleet_lines,
     hardware_line,
     interval_row,
     interval_title,
@@ -71,6 +72,7 @@ def _body(result: Result, summary: Summary) -> str:
             _latency(summary),
             _slo(summary),
             _distributions(),
+            _replicas(summary),
             _timeline(result),
             _where_time_goes(summary),
             _speculation(summary),
@@ -185,6 +187,31 @@ def _distributions() -> str:
         '<p class="small">Share of requests (ITL: of output tokens) with at most that much. '
         "Dashed: limits of the SLO.</p>",
         f'<div class="two">{"".join(parts.chart(*chart) for chart in charts)}</div>',
+    )
+
+
+def _replicas(summary: Summary) -> str:
+    fleet = summary["fleet"]
+    if not fleet:
+        return ""
+    head = ("pool", "held", "most", "up", "starts", "crashes", "interruptions", "device-hours")
+    rows = [
+        (name, number(pool["replicas_mean"]), number(pool["replicas_max"]),
+         number(pool["up_mean"]), number(pool["starts"]), number(pool["crashes"]),
+         number(pool["interruptions"]), number(pool["device_hours"]))
+        for name, pool in fleet["pools"].items()
+    ]  # fmt: skip
+    up = [
+        (f"{name}, at least {least} up", percent(share))
+        for name, pool in fleet["pools"].items()
+        for least, share in pool["availability"].items()
+    ]
+    return _section(
+        "Replicas",
+        parts.notes(fleet_lines(summary), "note"),
+        parts.table(head, rows),
+        parts.table(("share of the time", ""), up[:24]),
+        parts.chart("replicas", "Replicas held and up"),
     )
 
 

@@ -50,6 +50,49 @@ def answers_line(summary: dict[str, Any]) -> str:
     return " · ".join(parts)
 
 
+def fleet_lines(summary: dict[str, Any]) -> list[str]:
+    """How many replicas there were and what their coming and going cost; nothing where all are
+    there all the time."""
+    fleet = summary["fleet"]
+    if not fleet:
+        return []
+    most = sum(pool["peak_replicas"] for pool in fleet["pools"].values())
+    there = (
+        f"{number(fleet['replicas_mean'])} held, {number(fleet['up_mean'])} up on average · "
+        f"{number(fleet['device_hours'])} device-hours"
+    )
+    if fleet["saved_share"] and fleet["saved_share"] >= 0.001:
+        there += f", {percent(fleet['saved_share'])} fewer than {most} all the time"
+    lines = [there]
+    events = [
+        f"{fleet[key]} {name if fleet[key] == 1 else key}"
+        for name, key in (
+            ("start", "starts"), ("crash", "crashes"), ("interruption", "interruptions")
+        )
+        if fleet[key]
+    ]  # fmt: skip
+    if fleet["start_s"]["n"]:
+        events.append(f"{number(fleet['start_s']['mean'])} s a start")
+    if events:
+        lines.append(" · ".join(events))
+    lost = []
+    if fleet["waited_requests"]:
+        waited = fleet["waited_ms"]
+        lost.append(
+            f"{number(fleet['waited_requests'])} requests waited for a replica, "
+            f"{number(waited['mean'] / 1e3)} s on average"
+        )
+    if fleet["retried_requests"]:
+        lost.append(f"{number(fleet['retried_requests'])} retried")
+    if fleet["lost_tokens"]:
+        lost.append(f"{number(fleet['lost_tokens'])} tokens thrown away")
+    if fleet["failed_requests"]:
+        lost.append(f"{number(fleet['failed_requests'])} failed")
+    if lost:
+        lines.append(" · ".join(lost))
+    return lines
+
+
 def speculation_lines(summary: dict[str, Any]) -> list[str]:
     """Who drafts, what is accepted, what it costs; nothing where nobody speculates."""
     found = summary["speculation"]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from simulator.results.lives import STATES, UP
+from simulator.results.presence import HELD
 from simulator.results.record import OUTCOMES
 from simulator.results.slo import has_limits, judge, slo_of_classes
 
@@ -83,4 +85,30 @@ def timeline_columns(result: Result) -> Columns:
         "kv_blocks": steps.kv_blocks,
         "kv_tokens": steps.kv_tokens,
         "kv_use": steps.kv_blocks / record.blocks_of(steps.replica),
+    }
+
+
+def replicas_columns(result: Result) -> Columns:
+    """One row a change of a replica's state, with how many of its pool were held and up after it;
+    no row where all are up all the time."""
+    record, lives = result.record, result.record.lives
+    if lives is None:
+        empty = np.zeros(0)
+        return {"at_s": empty, "pool": empty, "replica": empty, "state": empty, "held": empty,
+                "up": empty}  # fmt: skip
+    ends = [group.end for group in record.groups]
+    pool = np.searchsorted(ends, lives.replica, side="right")
+    held, up = np.zeros(len(pool), np.int64), np.zeros(len(pool), np.int64)
+    for number, group in enumerate(record.groups):
+        mine = pool == number
+        for column, states in ((held, HELD), (up, (UP,))):
+            times, values = lives.counts(states, np.inf, range(group.first, group.end))
+            column[mine] = values[np.searchsorted(times, lives.at_s[mine], side="right") - 1]
+    return {
+        "at_s": lives.at_s,
+        "pool": np.array([group.name for group in record.groups])[pool],
+        "replica": lives.replica,
+        "state": np.array(STATES)[lives.state],
+        "held": held,
+        "up": up,
     }

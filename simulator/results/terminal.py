@@ -18,6 +18,7 @@ from simulator.results.phrases import (
     answers_line,
     counted_line,
     engine_line,
+    fleet_lines,
     hardware_line,
     interval_row,
     interval_title,
@@ -154,6 +155,7 @@ def _figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("Goodput", f"{good} · {percent(slo['goodput_share'])} of those sent"))
         lines += _fairness(summary)
         lines += [("SLO" if i == 0 else "", line) for i, line in enumerate(slo_lines(summary))]
+    lines += [("Replicas" if i == 0 else "", line) for i, line in enumerate(fleet_lines(summary))]
     lines += _usage(summary)
     lines += _bill(summary)
     return lines
