@@ -167,20 +167,7 @@ STILL_MISSING: set[tuple[str, str]] = {
     ("Model compression", r"LoRA"),
     ("Parallelism", r"all-to-all"),
     ("Parallelism", r"imbalance"),
-    ("Deployment", r"round.robin"),
-    ("Deployment", r"random"),
-    ("Deployment", r"least.outstanding"),
-    ("Deployment", r"power.of.two"),
-    ("Deployment", r"prefix.aware"),
-    ("Deployment", r"session affinity"),
-    ("Deployment", r"heterogen"),
     ("Deployment", r"several models|multiple models"),
-    ("Deployment", r"autoscal"),
-    ("Deployment", r"cold start"),
-    ("Deployment", r"scale.to.zero|serverless"),
-    ("Deployment", r"failure"),
-    ("Deployment", r"recover"),
-    ("Deployment", r"network delay"),
 }
 """Parts under way. A part that lands takes its words out."""
 

@@ -75,7 +75,11 @@ def test_the_stabilization_window_takes_the_highest_recent_wish_before_it_falls(
     assert falling.settle(45.0, 5, 1) == 3  # of 2, 3 and 1
     assert falling.settle(90.0, 3, 1) == 1
     rising = Stabilizer(20.0, 0.0)
-    assert [rising.settle(at, 1, wish) for at, wish in ((0.0, 1), (10.0, 4), (25.0, 3))] == [1, 1, 3]
+    assert [rising.settle(at, 1, wish) for at, wish in ((0.0, 1), (10.0, 4), (25.0, 3))] == [
+        1,
+        1,
+        3,
+    ]
 
 
 def test_a_step_of_load_gives_the_known_sequence() -> None:
@@ -120,7 +124,9 @@ def test_holt_goes_on_with_a_trend() -> None:
     forecast = Holt(HoltForecast(level=1.0, trend=1.0), 10.0)
     found = [forecast.highest(seen(t, 1, rate=r), 20.0) for t, r in enumerate((1.0, 3.0, 5.0))]
     assert found == [1.0, 7.0, 9.0]
-    assert forecast.highest(seen(3.0, 1, rate=4.0), 20.0) == 4.0  # falling: what is there now counts
+    assert (
+        forecast.highest(seen(3.0, 1, rate=4.0), 20.0) == 4.0
+    )  # falling: what is there now counts
 
 
 def test_the_seasonal_forecast_repeats_the_last_period() -> None:
@@ -186,9 +192,7 @@ def test_cost_is_the_integral_of_held_devices() -> None:
     hours = float(np.maximum(inside, 0.0).sum()) / 3600.0
     fleet = summary["fleet"]
     assert fleet["device_hours"] == pytest.approx(hours)
-    assert summary["cost"]["usd"] == pytest.approx(
-        hours * summary["cost"]["usd_per_device_hour"]
-    )
+    assert summary["cost"]["usd"] == pytest.approx(hours * summary["cost"]["usd_per_device_hour"])
     assert fleet["replicas_mean"] == pytest.approx(hours * 3600 / window.duration_s)
     assert fleet["replicas_mean"] >= fleet["up_mean"] > 0
     assert fleet["start_s"]["mean"] >= 90 + 30 + 40
@@ -209,9 +213,7 @@ def test_weights_take_their_bytes_over_the_rate() -> None:
     first = int(waited[0, 0])
     assert waited[0, 2] - waited[0, 1] == pytest.approx(60 + 20 + 45 + weights / 5e9)
     # TTFT of the request that found nothing is the cold start and what a warm replica takes.
-    assert result.times.ttft_ms[first] / 1e3 == pytest.approx(
-        waited[0, 2] - waited[0, 1], abs=0.2
-    )
+    assert result.times.ttft_ms[first] / 1e3 == pytest.approx(waited[0, 2] - waited[0, 1], abs=0.2)
 
 
 def test_the_same_scenario_gives_the_same_fleet() -> None:
