@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from simulator.engines.profile import EngineProfile
 from simulator.hardware.profile import HardwareProfile
@@ -14,6 +14,9 @@ from simulator.scenario.policies import Policy
 from simulator.scenario.precision import Dtype
 from simulator.scenario.queue import FCFS, Queue
 from simulator.scenario.scenario import Scenario
+
+if TYPE_CHECKING:
+    from simulator.costs.lora import AdapterPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Limits:
     kv_reserve: str = ""
     """What a sequence reserves as one contiguous run; empty: KV memory is paged."""
     kernels: Kernels = FITTED
+    adapters: AdapterPlan | None = None
 
     @property
     def decode_tokens(self) -> int:

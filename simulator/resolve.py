@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from simulator.compress import pruned, sparse
-from simulator.costs.memory import NOTHING_BESIDE
+from simulator.costs.memory import NOTHING_BESIDE, Beside
 from simulator.costs.replica import (
     Device,
     ReplicaCost,
@@ -33,6 +33,7 @@ from simulator.models.layout import Layout
 from simulator.models.spec import ModelSpec
 from simulator.models.splits import check_split
 from simulator.resolve_kv import reserve_of, with_kv_settings
+from simulator.resolve_lora import with_adapters
 from simulator.scenario.hardware import Hardware
 from simulator.scenario.policies import DynamicPolicy, StaticPolicy
 from simulator.scenario.scenario import Scenario
@@ -97,6 +98,10 @@ def resolve(
     limits = _limits(scenario, spec, hardware, engine)
     check_lanes(spec, layout, limits, drafts=scenario.engine.speculative is not None)
     beside = NOTHING_BESIDE
+    if scenario.engine.lora is not None:
+        limits = with_adapters(scenario, spec, hardware, engine, layout, limits)
+        assert limits.adapters is not None
+        beside = Beside("adapters", limits.adapters.slots_gib)
     cost: ReplicaCost
     if scenario.engine.speculative is None:
         cost = cost_model(spec, hardware, engine, precision, layout, limits)

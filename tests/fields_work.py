@@ -78,7 +78,30 @@ ASYNC: Fields = {
 }  # fmt: skip
 MIX: Fields = {"workload": {"kind": "mix", "classes": [_class("a"), _class("b")]}}
 
+ROOM: Fields = {"engine.lora": {"max_loras": 3}}
+FINE: Fields = ROOM | {"workload.adapters": {"count": 8}}
+
+
+def _adapted(base: Fields) -> list[Change]:
+    """Adapters in another kind of traffic."""
+    return [("workload.adapters", {"count": 8}, base | ROOM)]
+
+
 CHANGES: list[Change] = [
+    # Adapters
+    ("engine.lora", ROOM["engine.lora"] | {"max_rank": 64}, {}),
+    ("engine.lora.max_loras", 1, FINE),
+    ("engine.lora.max_rank", 64, FINE),
+    ("engine.lora.targets", ["qkv"], FINE),
+    *_adapted({}),
+    *_adapted(REPLAY),
+    *_adapted(SESSIONS),
+    *_adapted(JOB),
+    *_adapted(ASYNC),
+    ("workload.adapters.count", 2, FINE),
+    ("workload.adapters.rank", 4, FINE),
+    ("workload.adapters.zipf", 2.0, FINE),
+    ("workload.adapters.share", 0.3, FINE),
     # Synthetic traffic
     ("workload.duration_s", 1.0, TIMED),
     ("workload.requests", 50, {}),

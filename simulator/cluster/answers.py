@@ -17,7 +17,7 @@ from simulator.serving.scheduler import Plan
 from simulator.serving.sequence import NOT_DECODING, Sequence
 from simulator.serving.speculative import SpeculativeDecodeSet
 from simulator.workload.answers import Answers
-from simulator.workload.requests import Requests
+from simulator.workload.requests import Ints, Requests
 
 
 class AnsweringSequences(Sequences):
@@ -67,11 +67,26 @@ class SampledDependents(Dependents):
         return [(row, pause) for lead, pause in leads for row in self._rows[lead]]
 
 
+class AdaptedSequences(Sequences):
+    """Sequences that know their adapter, made by another maker."""
+
+    def __init__(self, inner: Sequences, adapters: Ints) -> None:
+        self._inner = inner
+        self._adapters: list[int] = adapters.tolist()
+
+    def make(self, index: int) -> Sequence:
+        """A new sequence of row ``index``."""
+        sequence = self._inner.make(index)
+        sequence.adapter = self._adapters[index]
+        return sequence
+
+
 def sequences_of(requests: Requests) -> Sequences:
     """Who makes the sequences of these requests."""
-    if requests.answers is None:
-        return Sequences(requests)
-    return AnsweringSequences(requests, requests.answers)
+    made = Sequences(requests)
+    if requests.answers is not None:
+        made = AnsweringSequences(requests, requests.answers)
+    return made if requests.adapters is None else AdaptedSequences(made, requests.adapters)
 
 
 def dependents_of(requests: Requests) -> Dependents | None:

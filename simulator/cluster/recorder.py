@@ -13,6 +13,7 @@ from simulator.results.record import (
     COMPLETED,
     LANES_APART,
     UNFINISHED,
+    AdapterCounts,
     Gaps,
     Group,
     RunRecord,
@@ -22,7 +23,8 @@ from simulator.results.record import (
 from simulator.results.waste import KvWaste
 from simulator.workload.requests import Requests
 
-_STEP_COLUMNS = tuple(field.name for field in fields(StepTable) if field.name != "lane")
+_DERIVED = ("lane", "adapters", "adapter_tokens")
+_STEP_COLUMNS = tuple(field.name for field in fields(StepTable) if field.name not in _DERIVED)
 _FLOAT_COLUMNS = frozenset(
     (
         "start_s",
@@ -57,6 +59,8 @@ class Recorder:
             the number of the lane in place of the replica's.
         replica: who serves a request; the number of the lane as well.
         answer_s: when answers begin at their clients; None if no request thinks before it answers.
+        adapter_rows: for each of the rows, if any, its ``adapters`` and ``adapter_tokens``.
+        adapter_counts: what became of requests with adapters; None if there are none.
         moved: where replicas say which KV blocks they move; None if none does.
         waste: where they say what their contiguous KV memory wastes; None if they have blocks.
     """
@@ -81,6 +85,8 @@ class Recorder:
         self.rows = bytearray()
         self.moved: KvMoved | None = None
         self.waste: KvWaste | None = None
+        self.adapter_rows = bytearray()
+        self.adapter_counts: AdapterCounts | None = None
         self._chunks: list[list[np.ndarray]] = []
 
     def gap(self, at_s: float, gap_s: float, count: int) -> None:
@@ -119,6 +125,10 @@ class Recorder:
         for i in range(_WIDTH - 1, -1, -1):
             columns[_STEP_COLUMNS[i]] = np.concatenate([chunk.pop() for chunk in self._chunks])
         self._chunks = []
+        adapters = np.zeros((len(columns["steps"]), 2), dtype=np.int64)
+        if self.adapter_rows:
+            adapters = np.frombuffer(self.adapter_rows).reshape(-1, 2).astype(np.int64)
+        columns["adapters"], columns["adapter_tokens"] = adapters[:, 0], adapters[:, 1]
         number = columns["replica"]
         columns["lane"] = number // LANES_APART
         replica, lane = np.frombuffer(self.replica, dtype=np.int64), None
@@ -154,6 +164,7 @@ class Recorder:
             refusals=self.refusals,
             wall_s=wall_s,
             answer_s=answer_s,
+            adapter_counts=self.adapter_counts,
             moved=self.moved,
             waste=self.waste,
         )

@@ -14,6 +14,7 @@ from time import perf_counter
 import numpy as np
 from simpy import Environment, Event
 
+from simulator.cluster.adapters import adapter_maker, check_adapters
 from simulator.cluster.admission import Gate, Traffic
 from simulator.cluster.alone import Alone
 from simulator.cluster.answers import dependents_of, kept_together, sequences_of, watch_answers
@@ -124,6 +125,8 @@ def run_groups(
     those that go on; None where all serve whole requests.
     """
     requests.check_integrity()
+    for group in groups:
+        check_adapters(requests, group.limits.adapters)
     if requests.worker_limits and timeout_s is not None:
         raise ScenarioError(
             "clients of batch and queue traffic do not give up, their requests wait outside",
@@ -233,6 +236,8 @@ class Cluster:
         sent = Sent(self.requests, self._terms, self.recorder.sent_s, self._seed, alone, response_s)
         rank = make_rank(limits.queue, sent)
         make = replica_maker(group.layout, first, group.replicas, self.recorder)
+        if limits.adapters is not None and self.requests.adapters is not None:
+            make = adapter_maker(limits.adapters, self.requests, self.recorder)
 
         def made(number: int) -> Replica:
             replica = make_replica(

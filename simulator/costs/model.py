@@ -123,6 +123,7 @@ class StepCostModel:
         if drafts:
             self.operators = [_verifying(op, 1 + drafts) for op in self.operators]
         self._efficiency = built.efficiency
+        self._adapters = limits.adapters
         self.devices = layout.devices
         self.peak_flops = self.devices * hardware.peak_flops_per_s(precision.activations)
         self.peak_bytes_per_s = self.devices * hardware.bandwidth_bytes_per_s
@@ -347,6 +348,15 @@ class StepCostModel:
             model_flops += demand.flops * k * useful.get(type(op), 1.0) * useful_share
             moved += demand.moved * k * share
             link += demand.link * k
+        if self._adapters is not None and steps.adapter_tokens.any():
+            demand = self._adapters.cost.demand(
+                steps.adapters.astype(np.float64), steps.adapter_tokens.astype(np.float64)
+            )
+            operator_s["adapters"] = demand.seconds * k
+            _attribute(demand, k, resource_s)
+            flops += demand.flops * k
+            model_flops += demand.flops * k
+            moved += demand.moved * k
         device_s = np.sum(list(operator_s.values()), axis=0) if operator_s else np.zeros(len(k))
         host = np.maximum(duration - steps.stall_s - device_s, 0.0)
         for name, waited in (("host", host), ("stall", steps.stall_s)):

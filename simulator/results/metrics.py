@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from simulator import __version__
 from simulator.deployment import ResolvedDeployment
+from simulator.results.adapters import adapters_section
 from simulator.results.advice import notes, warnings
 from simulator.results.answers import answers_section, times_of
 from simulator.results.classes import classes_section, fairness_section
@@ -85,6 +86,7 @@ def summarize(
             "littles_law": littles_law(parts, record),
         },
     }
+    summary["adapters"] = adapters_section(parts, record)
     summary["jobs"] = jobs_section(deployment, times, summary["cost"]["whole_run_usd"])
     summary["uncertainty"] = _uncertainty_section(summary, uncertainty)
     summary["warnings"] = list(warnings(record, window, summary))

@@ -116,6 +116,24 @@ def speculation_lines(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
+def adapters_line(summary: dict[str, Any]) -> str:
+    """93.1% in memory · loads of 3.10 ms · 5.20 at once · 8.1% of busy time; empty if there are
+    none."""
+    found = summary.get("adapters")
+    if not found:
+        return ""
+    parts = [f"{percent(found['hit_rate'])} found in memory"]
+    if found["loads"]:
+        parts.append(
+            f"{number(found['loads'])} loads of {number(found['load_ms_mean'])} ms "
+            f"({percent(found['load_time_share'])} of step time)"
+        )
+    parts.append(f"{number(found['distinct_mean'])} in a step on average, "
+                 f"{number(found['distinct_max'])} at most")  # fmt: skip
+    parts.append(f"products {percent(found['time_share'])} of busy time")
+    return " · ".join(parts)
+
+
 def job_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """Name of each batch job and queue, and how it went."""
     lines = []

@@ -65,6 +65,8 @@ class StepTable:
         kv_tokens: tokens stored in them.
         lane: which scheduler of the replica, from 0. Rows of the same lane follow each other,
             those of different lanes overlap.
+        adapters: different LoRA adapters in every step.
+        adapter_tokens: tokens of every step that use one.
     """
 
     replica: Ints
@@ -92,6 +94,8 @@ class StepTable:
     kv_blocks: Ints
     kv_tokens: Floats
     lane: Ints
+    adapters: Ints
+    adapter_tokens: Ints
 
     def __len__(self) -> int:
         return len(self.start_s)
@@ -177,6 +181,16 @@ class Group:
         return self.first + self.count
 
 
+@dataclass(slots=True)
+class AdapterCounts:
+    """What became of requests with LoRA adapters: ``asked`` admissions, ``loads`` of adapters that
+    were not in memory, which steps waited ``load_s`` for. Of the whole run."""
+
+    asked: int = 0
+    loads: int = 0
+    load_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """Columns of one run. Times are simulated seconds; request columns have shape (n,).
@@ -207,6 +221,7 @@ class RunRecord:
             thinking); None if nobody thinks.
         moved: KV blocks that went below device memory and came back; None where they cannot.
         waste: of contiguous KV memory; None where it has blocks.
+        adapter_counts: see there; None where the engine serves no adapters.
         refusals: how often admission control refused a request, retries included.
     """
 
@@ -234,6 +249,7 @@ class RunRecord:
     held: Floats | None = None
     lane: Ints | None = None
     answer_s: Floats | None = None
+    adapter_counts: AdapterCounts | None = None
     moved: KvMoved | None = None
     waste: KvWaste | None = None
     stages: Stages | None = None

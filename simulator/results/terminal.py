@@ -15,6 +15,7 @@ from simulator.results.format import (
     with_unit,
 )
 from simulator.results.phrases import (
+    adapters_line,
     answers_line,
     counted_line,
     engine_line,
@@ -148,6 +149,8 @@ def _figures(summary: dict[str, Any]) -> list[tuple[str, str]]:
     ]  # fmt: skip
     if special := answers_line(summary):
         lines.append(("Answers", special))
+    if adapted := adapters_line(summary):
+        lines.append(("Adapters", adapted))
     for name, line in job_lines(summary):
         lines.append((_shortened(name, 11), line))
     if slo["limits_given"]:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from simulator.scenario.base import Model, Tokens
 from simulator.scenario.lengths import Length
+from simulator.scenario.lora import Adapters
 
 _Several = Annotated[int, Field(ge=1, le=256, strict=True)]
 _Chance = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False, strict=True)]
@@ -63,6 +64,10 @@ class Answered(Model):
         False,
         description="whether answers go on to max_tokens whatever their length, as load generators "
         "make them (stop_per_token still ends them)",
+    )
+
+    adapters: Adapters | None = Field(
+        None, description="LoRA adapters that requests ask for; the engine needs lora"
     )
 
     @model_validator(mode="after")

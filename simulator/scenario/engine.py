@@ -16,6 +16,7 @@ from simulator.scenario.kv import (
     Preemption,
     RecomputePreemption,
 )
+from simulator.scenario.lora import Lora
 from simulator.scenario.policies import Policy
 from simulator.scenario.queue import FCFS, Queue
 from simulator.scenario.speculative import Speculative
@@ -62,6 +63,7 @@ class EngineChoice(Model):
     speculative: Speculative | None = Field(
         None, description="speculative decoding: who drafts tokens that a step then verifies"
     )
+    lora: Lora | None = Field(None, description="room for LoRA adapters of the model")
     memory_fraction: PositiveFraction | None = Field(
         None, description="share of device memory, with the meaning the engine gives it"
     )

@@ -15,6 +15,7 @@ from simulator.scenario.policies import (
 )
 from simulator.scenario.pools import Role
 from simulator.scenario.queue import FairQueue, PriorityQueue
+from simulator.serving.adapters import AdapterScheduler
 from simulator.serving.batch import BatchScheduler
 from simulator.serving.contiguous import ContiguousKvCache, ContiguousScheduler
 from simulator.serving.handover import DecodeScheduler, PrefillScheduler
@@ -76,6 +77,8 @@ def _maker(kv: KvCache, limits: Limits) -> Callable[..., InFlightScheduler]:
         return partial(ContiguousScheduler, max_model_len=limits.max_model_len)
     if below is not None and below.swap_blocks:
         return SwapScheduler
+    if limits.adapters is not None:
+        return partial(AdapterScheduler, max_loras=limits.adapters.max_loras)
     if limits.speculation is not None:
         make = TieredSpeculativeScheduler if tiered else SpeculativeScheduler
         return partial(make, speculation=limits.speculation)

@@ -39,10 +39,12 @@ class Sequence:
             Not set under first come, first served.
         answer_at: which of its output tokens is the first one of the answer, where thinking comes
             before it and somebody wants to know when it comes; 0 where nobody does.
+        adapter: number of its LoRA adapter, -1 for none.
         follows: another answer to the same prompt came right before it.
     """
 
     __slots__ = (
+        "adapter",
         "answer_at",
         "blocks",
         "cached",
@@ -102,6 +104,7 @@ class Sequence:
         self.last_token_s = 0.0
         self.answer_at = 0
         self.follows = False
+        self.adapter = -1
 
     @property
     def most_tokens(self) -> int:

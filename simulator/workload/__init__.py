@@ -71,6 +71,20 @@ def build_one(
     where: str,
 ) -> Requests:
     """The requests of one class of traffic, whose key in the scenario is ``where``."""
+    requests = _without_adapters(workload, rng, base, where)
+    if workload.adapters is None:
+        return requests
+    from simulator.workload.adapters import assigned
+
+    return assigned(requests, workload.adapters, rng.spawn(1)[0])
+
+
+def _without_adapters(
+    workload: SyntheticWorkload | TraceWorkload | SessionsWorkload | BatchWorkload | QueueWorkload,
+    rng: np.random.Generator,
+    base: Path | None,
+    where: str,
+) -> Requests:
     if workload.kind == "synthetic":
         from simulator.workload.synthetic import build_synthetic
 

@@ -75,7 +75,9 @@ def merge(parts: Sequence[Requests], names: Sequence[str]) -> Requests:
         classes=tuple(names),
         pool_concurrency=tuple(c for part in parts for c in part.pool_concurrency),
         prefixes=merge_prefixes([part.prefixes for part in parts], sizes, order),
-        workers=_workers(parts, order),
+        workers=_indices(parts, order, "workers", "worker_limits"),
+        adapters=_indices(parts, order, "adapters", "adapter_ranks"),
+        adapter_ranks=tuple(rank for part in parts for rank in part.adapter_ranks),
         worker_limits=tuple(most for part in parts for most in part.worker_limits),
         answers=merge_answers([part.answers for part in parts], sizes, order),
         source="mix: "
@@ -84,13 +86,15 @@ def merge(parts: Sequence[Requests], names: Sequence[str]) -> Requests:
     )
 
 
-def _workers(parts: Sequence[Requests], order: Ints) -> Ints | None:
-    if all(part.workers is None for part in parts):
+def _indices(parts: Sequence[Requests], order: Ints, column: str, things: str) -> Ints | None:
+    """A column that some parts have, of indices into what each brings along."""
+    own: list[Ints | None] = [getattr(part, column) for part in parts]
+    if all(numbers is None for numbers in own):
         return None
-    sets = np.cumsum([0, *(len(part.worker_limits) for part in parts)])
+    starts = np.cumsum([0, *(len(getattr(part, things)) for part in parts)])
     found = [
-        np.full(len(part), -1) if part.workers is None else _shifted(part.workers, start)
-        for part, start in zip(parts, sets, strict=False)
+        np.full(len(part), -1) if numbers is None else _shifted(numbers, start)
+        for part, numbers, start in zip(parts, own, starts, strict=False)
     ]
     return np.concatenate(found)[order]
 

@@ -63,6 +63,8 @@ class Requests:
             worker takes them, -1 for others; None if there are no workers. ``arrival_s`` is when
             they come to the queue outside.
         worker_limits: requests at the server at once, of each set of workers.
+        adapters: index into ``adapter_ranks`` of each row's LoRA adapter, -1 for none; None if
+            nobody asks for one.
         answers: what is special about the answers, or None; where a prompt has several, each is a
             row of its own.
         source: one line for the report: what this traffic is.
@@ -81,6 +83,8 @@ class Requests:
     answers: Answers | None = None
     workers: Ints | None = None
     worker_limits: tuple[int, ...] = ()
+    adapters: Ints | None = None
+    adapter_ranks: tuple[int, ...] = ()
     source: str = ""
     notes: tuple[str, ...] = field(default=())
 
@@ -110,6 +114,7 @@ class Requests:
             prefixes=prefixes,
             answers=answers,
             workers=workers,
+            adapters=self.adapters[:n] if self.adapters is not None else None,
             **{c: getattr(self, c)[:n] for c in columns},
         )
 
@@ -141,6 +146,9 @@ class Requests:
         _require(bool((np.diff(roots) >= 0).all()), "arrivals of root requests do not ascend")
         if self.prefixes is not None:
             self._check_prefixes(self.prefixes)
+        if self.adapters is not None:
+            _require(self.adapters.shape == (n,), "adapters do not match the requests")
+            _require(_inside(self.adapters, -1, len(self.adapter_ranks)), "adapters are not there")
         if self.workers is not None:
             _require(self.workers.shape == (n,), "workers do not match the requests")
             _require(_inside(self.workers, -1, len(self.worker_limits)), "workers are not there")
