@@ -9,7 +9,8 @@ from simulator.costs.links import NETWORK_LATENCY_US, NETWORK_SHARE, Fabric, Gro
 from simulator.costs.operators import Collective, Operator
 from simulator.errors import UserError
 from simulator.models.layout import Layout
-from tests.rig import DENSE, IDEAL, MOE, cost_model, device, shape
+from simulator.models.spec import DenseMlp, GroupedAttention, LayerGroup
+from tests.rig import DENSE, FULL, IDEAL, MOE, cost_model, device, model, shape
 
 LINK, NETWORK = 400e9, 50e9
 HOP = NETWORK_LATENCY_US * 1e-6
@@ -56,6 +57,20 @@ def test_devices_that_nothing_joins_are_refused(hardware, members: int, sentence
     with pytest.raises(UserError) as caught:
         Fabric(hardware).group(members, where="parallelism.tp")
     assert str(caught.value) == sentence
+
+
+def test_groups_across_nodes_are_refused() -> None:
+    Fabric(device(network=50.0)).check_fill(4, 64)
+    Fabric(device(network=50.0)).check_fill(3, 6)
+    with pytest.raises(UserError) as caught:
+        Fabric(device(network=50.0)).check_fill(3, 12)
+    assert str(caught.value) == (
+        "parallelism.tp: tp = 3 leaves groups of a replica's 12 devices across nodes of 8 × Round "
+        "Device; use a number that divides 8"
+    )
+    spec = model(LayerGroup(2, GroupedAttention(24, 24, 64), FULL, DenseMlp(1536)))
+    with pytest.raises(UserError, match="across nodes of 8"):
+        cost_model(spec, hardware=device(network=50.0), layout=Layout(tp=3, cp=4))
 
 
 # --- collectives ---------------------------------------------------------------------------------

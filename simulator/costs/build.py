@@ -77,6 +77,7 @@ class OperatorBuilder:
         self.wide = element_bytes(self.plain)
         """Bytes of an activation between operators."""
         fabric = Fabric(hardware)
+        fabric.check_fill(layout.tp, layout.devices * layout.fsdp)
         self.network = fabric.network
         # Devices that share layers, one of each data-parallel rank, and all that share experts.
         self.shares = fabric.group(layout.tp, where="parallelism.tp")

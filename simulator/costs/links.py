@@ -60,6 +60,21 @@ class Fabric:
             hop_us = latency.value if latency else NETWORK_LATENCY_US
             self.network = Network(rate.value * 1e9, hop_us * 1e-6)
 
+    def check_fill(self, tp: int, devices: int) -> None:
+        """Makes sure that no tensor-parallel group of a replica lies across the end of a node.
+
+        Raises:
+            UserError: some would.
+        """
+        size = self._hardware.node.devices
+        if tp < size < devices and size % tp:
+            raise UserError(
+                f"tp = {tp} leaves groups of a replica's {devices} devices across nodes of {size} "
+                f"× {self._hardware.title}",
+                where="parallelism.tp",
+                hint=f"use a number that divides {size}",
+            )
+
     def group(self, members: int, *, where: str, stride: int = 1) -> Group:
         """``members`` devices of which each is ``stride`` devices after the last.
 

@@ -13,9 +13,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from simulator.costs.model import StepCostModel, View, table
+from simulator.costs.model import StepCostModel
 from simulator.costs.operators import Experts, Operator, Shape
 from simulator.costs.protocol import Chunk, Work
+from simulator.costs.rows import View, table
 from simulator.deployment import Limits, ResolvedPrecision
 from simulator.engines.profile import EngineProfile
 from simulator.hardware.profile import HardwareProfile

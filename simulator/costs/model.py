@@ -20,7 +20,6 @@ from simulator.costs.context import ContextExchange
 from simulator.costs.expert_ranks import RankExperts
 from simulator.costs.kernels import with_kernels
 from simulator.costs.operators import (
-    Demand,
     Experts,
     Matmul,
     Operator,
@@ -28,6 +27,7 @@ from simulator.costs.operators import (
 )
 from simulator.costs.protocol import Chunk, local_pairs
 from simulator.costs.recurrent import PromptScans, RecurrentScan, RecurrentUpdate
+from simulator.costs.rows import View, attribute, table, table_shape, total
 from simulator.costs.stretches import Bends, DecodeTable, PromptAttention
 from simulator.deployment import Limits, ResolvedPrecision
 from simulator.engines.profile import EngineProfile
@@ -61,28 +61,6 @@ class _Batch:
         self.floor = floor
         self.full = full
         self.local = local
-
-
-class View:
-    """Rows of the step table as operators see them.
-
-    Attributes:
-        shape: sizes of each row's average step.
-        devices: how many a row stands for.
-    """
-
-    def __init__(self, shape: Shape, devices: Floats | int) -> None:
-        self.shape = shape
-        self.devices = devices
-
-    def of(self, op: Operator) -> Shape:
-        """The sizes for an operator."""
-        return self.shape
-
-    def shares(self, op: Operator) -> tuple[Floats | float, Floats | float]:
-        """The share of the row's devices that executes an operator, and the same weighed by the
-        share of its tokens that are the row's own."""
-        return 1.0, 1.0
 
 
 class StepCostModel:
@@ -277,7 +255,7 @@ class StepCostModel:
 
     def _grow_sampled(self, most: int) -> None:
         shape = table_shape(sampled=np.arange(most + 1, dtype=np.float64))
-        self._sampled_s = _total(self._sampled_ops, shape, most + 1).tolist()
+        self._sampled_s = total(self._sampled_ops, shape, most + 1).tolist()
 
     def _padding(self, tokens: int, *, mixed: bool) -> tuple[int, float]:
         """Tokens with padding to the next graph's size, and the least time the launches take."""
@@ -316,7 +294,7 @@ class StepCostModel:
 
     def device_s(self, steps: StepTable) -> Floats:
         """Seconds that the operators of each row take. Shape (rows,)."""
-        return _total(self.operators, self._shape_of(steps), len(steps)) * steps.steps
+        return total(self.operators, self._shape_of(steps), len(steps)) * steps.steps
 
     def account(self, steps: StepTable) -> StepWork:
         """Work behind each row; see ``StepWork``. Sums over operators equal the rows' durations."""
@@ -343,7 +321,7 @@ class StepCostModel:
             elif isinstance(op, Matmul | Experts) and op.widens:
                 widening_s += demand.seconds * k
             operator_s[op.name] = operator_s.get(op.name, 0.0) + demand.seconds * k
-            _attribute(demand, k, resource_s)
+            attribute(demand, k, resource_s)
             flops += demand.flops * k * share
             model_flops += demand.flops * k * useful.get(type(op), 1.0) * useful_share
             moved += demand.moved * k * share
@@ -470,41 +448,3 @@ def _per_token(op: Operator) -> bool:
 
 def _sampled(op: Operator) -> bool:
     return bool(getattr(op, "sampled", False))
-
-
-def table_shape(*, tokens: Floats | None = None, sampled: Floats | None = None) -> Shape:
-    """Steps that have so many tokens or sampled sequences, and nothing that looks back."""
-    size = len(tokens) if tokens is not None else len(sampled) if sampled is not None else 0
-    nothing = np.zeros(size)
-    return Shape(
-        tokens=nothing if tokens is None else tokens,
-        sampled=nothing if sampled is None else sampled,
-        decode=nothing, context=nothing, local_context=nothing, prefill=nothing,
-        read=nothing, local_read=nothing, pairs=nothing, local_pairs=nothing, chunks=nothing,
-    )  # fmt: skip
-
-
-def table(operators: Sequence[Operator], end: int, first: int = 0) -> list[float]:
-    """Seconds of operators for ``first`` to ``end`` - 1 tokens."""
-    seconds = _total(
-        operators, table_shape(tokens=np.arange(first, end, dtype=np.float64)), end - first
-    )
-    return list(seconds.tolist())
-
-
-def _total(operators: Sequence[Operator], shape: Shape, size: int) -> Floats:
-    total = np.zeros(size)
-    for op in operators:
-        total += op.demand(shape).seconds
-    return total
-
-
-def _attribute(demand: Demand, k: Floats, resource_s: dict[str, Floats]) -> None:
-    """Gives an operator's time, its latency apart, to the resource that it needs longest."""
-    latency = np.minimum(demand.latency_s, demand.seconds)
-    rest = (demand.seconds - latency) * k
-    resource_s["latency"] += latency * k
-    parts = np.stack([demand.compute_s, demand.memory_s, demand.network_s])
-    binding = parts.argmax(axis=0)
-    for i, name in enumerate(("compute", "memory", "network")):
-        resource_s[name] += np.where(binding == i, rest, 0.0)

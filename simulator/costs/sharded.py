@@ -20,8 +20,9 @@ import numpy as np
 from simulator.costs.build import OperatorBuilder
 from simulator.costs.exchange import NodeCollective
 from simulator.costs.links import Fabric
-from simulator.costs.model import StepCostModel, table, table_shape
+from simulator.costs.model import StepCostModel
 from simulator.costs.operators import Collective, Operator
+from simulator.costs.rows import table, table_shape
 from simulator.deployment import Limits, ResolvedPrecision
 from simulator.engines.profile import EngineProfile
 from simulator.hardware.profile import HardwareProfile
