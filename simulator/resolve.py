@@ -164,6 +164,13 @@ def _layout(scenario: Scenario) -> Layout:
             where="parallelism.fsdp",
             hint=f"set deployment.replicas to a multiple of {asked.fsdp}",
         )
+    for key in ("autoscaling", "failures", "spot"):
+        if asked.fsdp > 1 and getattr(scenario.deployment, key) is not None:
+            raise ScenarioError(
+                f"replicas that share weights cannot come and go one by one, as {key} has it",
+                where="parallelism.fsdp",
+                hint=f"leave out fsdp or deployment.{key}",
+            )
     return Layout(
         tp=asked.tp, dp=asked.dp, pp=asked.pp, ep=asked.ep, cp=asked.cp, fsdp=asked.fsdp,
         redundant=asked.redundant_experts,

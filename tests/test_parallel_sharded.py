@@ -140,17 +140,26 @@ def test_the_account_shows_what_is_not_hidden() -> None:
 def test_what_cannot_be_sharded_is_refused() -> None:
     with pytest.raises(UserError, match=r"parallelism.fsdp: sharded weights together with cp = 2"):
         check_split(load_model("llama-3.1-8b"), Layout(cp=2, fsdp=2))
-    scenario = Scenario.model_validate({
+    with pytest.raises(UserError) as caught:
+        resolve(four({"replicas": 6}))
+    assert str(caught.value) == (
+        "parallelism.fsdp: weights sharded over 4 replicas, of which there are 6; set "
+        "deployment.replicas to a multiple of 4"
+    )
+    with pytest.raises(UserError) as caught:
+        resolve(four({"replicas": 4, "failures": {"mtbf_h": 1.0}}))
+    assert str(caught.value) == (
+        "parallelism.fsdp: replicas that share weights cannot come and go one by one, as failures "
+        "has it; leave out fsdp or deployment.failures"
+    )
+
+
+def four(deployment: dict[str, Any]) -> Scenario:
+    return Scenario.model_validate({
         "model": "llama-3.1-8b", "hardware": "h100-sxm", "parallelism": {"fsdp": 4},
-        "deployment": {"replicas": 6},
+        "deployment": deployment,
         "workload": {"kind": "synthetic", "requests": 1,
                      "arrivals": {"kind": "poisson", "rate_per_s": 1},
                      "lengths": {"kind": "independent", "input": {"kind": "fixed", "tokens": 9},
                                  "output": {"kind": "fixed", "tokens": 9}}},
     })  # fmt: skip
-    with pytest.raises(UserError) as caught:
-        resolve(scenario)
-    assert str(caught.value) == (
-        "parallelism.fsdp: weights sharded over 4 replicas, of which there are 6; set "
-        "deployment.replicas to a multiple of 4"
-    )
