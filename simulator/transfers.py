@@ -14,7 +14,7 @@ from simulator.scenario.transfer import KvTransfer
 
 _POLICIES = {
     "prefill": ("continuous", "prefill_first", "full_reservation"),
-    "decode": ("continuous", "full_reservation"),
+    "decode": ("continuous", "prefill_first", "full_reservation"),
 }
 
 

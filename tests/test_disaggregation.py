@@ -140,7 +140,9 @@ def test_a_client_may_give_up_anywhere(deadline: float, generated: int, by_layer
     assert record.generated.tolist() == [generated]
 
 
-@pytest.mark.parametrize("policy", [ContinuousPolicy(), FullReservationPolicy()], ids=str)
+@pytest.mark.parametrize(
+    "policy", [ContinuousPolicy(), FullReservationPolicy(), PrefillFirstPolicy()], ids=str
+)
 def test_nothing_gets_lost(policy: Any) -> None:
     seen: Counter[str] = Counter()
     for seed in range(80):
@@ -289,7 +291,7 @@ def test_decode_side_caches_save_bytes() -> None:
          "deployment.pools.1.model", "cannot go on with the KV cache"),
         ({"pools": [POOLS[0], POOLS[1] | {"precision": {"kv_cache": "fp8"}}]},
          "deployment.pools.1.precision.kv_cache", "cannot be taken over"),
-        ({"pools": [POOLS[0], POOLS[1] | {"engine": {"policy": {"kind": "prefill_first"}}}]},
+        ({"pools": [POOLS[0], POOLS[1] | {"engine": {"policy": {"kind": "static", "batch_size": 4}}}]},
          "deployment.pools.1.engine.policy", "cannot run the policy"),
         ({"pools": [p | {"hardware": "rtx-4090"} for p in POOLS]},
          "deployment.transfer.gb_per_s", "is not known"),

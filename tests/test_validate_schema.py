@@ -11,6 +11,8 @@ import pytest
 from calibration.validate import read_dataset
 from calibration.validate.formats import formats, target
 from calibration.validate.point import Point
+from calibration.validate.protocol import scenario_of
+from calibration.validate.splits import half_of
 from simulator.errors import UserError
 
 SAMPLE = Path(__file__).parent.parent / "calibration/datasets/served_points_sample.csv"
@@ -34,7 +36,7 @@ def test_published_columns_are_accepted_as_they_stand() -> None:
     assert (len(dataset.points), len(dataset.skipped), dataset.ignored) == (49, 3, ())
     reasons = Counter(row.reason.partition(" over ")[0] for row in dataset.skipped)
     assert reasons == {
-        "disaggregated prefill is not modelled yet": 1,
+        "prefill and decode apart, and the number of workers is not given": 1,
         "a single server with 64 devices is beyond one node: the label is in doubt": 1,
         "neither concurrency nor rate_per_s is given": 1,
     }
@@ -54,6 +56,27 @@ def test_own_rows(tmp_path: Path) -> None:
     assert (point.range_ratio, point.statistic, point.prefix_caching) == (0.5, "p50", False)
     assert point.measured.e2e_ms == {"p50": 2000.0}
     assert point.group == "llama-3.1-8b / h100 / vllm / 0.25 / fp8"
+
+
+APART = HEADER + ",mode,prefill_num_workers,prefill_tp_size,decode_num_workers,decode_tp_size"
+
+
+def test_prefill_and_decode_apart(tmp_path: Path) -> None:
+    point = one(tmp_path, APART, ROW + ",disagg,3,2,1,8")
+    assert (point.ways, point.devices, point.spread) == ("3 × TP 2 + 1 × TP 8", 14, True)
+    pools = scenario_of(point, target(point)).deployment.pools
+    assert [(p.role, p.replicas) for p in pools] == [("prefill", 3), ("decode", 1)]
+    assert [p.parallelism.tp for p in pools if p.parallelism] == [2, 8]
+    assert half_of(point) == "validation"
+
+
+def test_few_users_need_one_worker_of_each_kind(tmp_path: Path) -> None:
+    for users, known in ((4, True), (5, False)):
+        row = ROW.replace(",200,8,", f",200,{users},") + ",disagg,,8,,8"
+        dataset = read_dataset(write(tmp_path, APART, row))
+        assert [p.ways for p in dataset.points] == ["1 × TP 8 + 1 × TP 8"] * known
+    (skipped,) = dataset.skipped
+    assert "number of workers is not given" in skipped.reason
 
 
 def test_other_names_of_columns_and_gzip(tmp_path: Path) -> None:

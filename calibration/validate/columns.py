@@ -57,6 +57,16 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "attention_dp": ("attention_dp_size",),
     "moe_ep": ("moe_ep_size", "ep"),
     "moe_tp": ("moe_tp_size",),
+    "prefill_workers": ("prefill_num_workers",),
+    "prefill_tp": ("prefill_tp_size",),
+    "prefill_pp": ("prefill_pp_size",),
+    "prefill_dp": ("prefill_attention_dp_size",),
+    "prefill_ep": ("prefill_moe_ep_size",),
+    "decode_workers": ("decode_num_workers",),
+    "decode_tp": ("decode_tp_size",),
+    "decode_pp": ("decode_pp_size",),
+    "decode_dp": ("decode_attention_dp_size",),
+    "decode_ep": ("decode_moe_ep_size",),
 }
 """Columns of a row a deployment, with other names they may have."""
 
@@ -64,14 +74,10 @@ OF_THE_PUBLISHER = (
     "gemm_quant_mode",
     "moe_quant_mode",
     "batch_size",
-    *(
-        f"{phase}_{key}"
-        for phase in ("prefill", "decode")
-        for key in (
-            "batch_size", "num_workers", "tp_size", "pp_size", "attention_dp_size",
-            "moe_tp_size", "moe_ep_size",
-        )
-    ),
+    "prefill_batch_size",
+    "decode_batch_size",
+    "prefill_moe_tp_size",
+    "decode_moe_tp_size",
 )  # fmt: skip
 """Columns of served_points/open.csv that say nothing more about rows that can be simulated."""
 
@@ -81,6 +87,13 @@ WHOLE = (
     "concurrency", "tp", "replicas", "num_prompts", "max_num_seqs", "max_num_batched_tokens",
     "max_model_len", "kv_cache_tokens", "pp", "attention_dp", "moe_ep", "moe_tp",
 )  # fmt: skip
+APART = tuple(
+    f"{phase}_{key}"
+    for phase in ("prefill", "decode")
+    for key in ("workers", "tp", "pp", "dp", "ep")
+)
+"""Columns of deployments with prefill and decode apart."""
+
 PERCENTILES = ("itl_ms_p50", "itl_ms_p90", "itl_ms_p95", "itl_ms_p99")
 LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms", "itl_ms")
 RATES = ("output_tokens_per_s", "energy_j_per_output_token", "power_w", "avg_batch_size")

@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from calibration.validate.columns import (
+    APART,
     COLUMNS,
     FIGURES,
     FLAGS,
@@ -39,6 +40,10 @@ PUBLISHED_LENGTHS = ((1024, 1024), (8192, 1024), (1024, 8192))
 
 ONE_NODE = 8
 """Devices of the nodes that single servers with expert or data parallelism were measured on."""
+
+FEW_USERS = 4
+"""So few that one prefill and one decode worker take them: where a row with both apart does not
+state how many there were, more would change little."""
 
 _REQUEST_COLUMNS = ("arrival_s", "first_token_s", "last_token_s")
 
@@ -131,8 +136,8 @@ def _columns(file: Path, columns: list[str]) -> tuple[dict[str, str], tuple[str,
 
 def _not_modelled(file: Path, line: int, cells: dict[str, str]) -> str:
     """Why a row cannot be simulated, as far as it tells itself; empty if it can."""
-    if cells.get("mode", "agg").lower() not in ("agg", "aggregated", "ifb"):
-        return "disaggregated prefill is not modelled yet"
+    if _apart(cells):
+        return _not_apart(file, line, cells) or _nothing_to_replay(cells)
     ways = {
         key: _number(file, line, key, cells[key]) if cells.get(key) else 1.0
         for key in ("tp", "pp", "attention_dp", "moe_tp", "moe_ep")
@@ -144,6 +149,28 @@ def _not_modelled(file: Path, line: int, cells: dict[str, str]) -> str:
         return f"experts on {experts:g} devices and attention on {devices:g} contradict each other"
     if ways["moe_ep"] * ways["attention_dp"] > 1 and devices > ONE_NODE:
         return f"a single server with {devices:g} devices is beyond one node: the label is in doubt"
+    return _nothing_to_replay(cells)
+
+
+def _apart(cells: dict[str, str]) -> bool:
+    """Whether prompts were computed on servers of their own."""
+    return cells.get("mode", "agg").lower() not in ("agg", "aggregated", "ifb")
+
+
+def _not_apart(file: Path, line: int, cells: dict[str, str]) -> str:
+    """Why a row with prefill and decode apart cannot be simulated; empty if it can."""
+    for key in ("prefill_pp", "prefill_dp", "decode_pp", "decode_dp"):
+        if cells.get(key) and _number(file, line, key, cells[key]) > 1:
+            return "prefill and decode apart, with pipelines or data-parallel attention"
+    few = "concurrency" in cells and (
+        _number(file, line, "concurrency", cells["concurrency"]) <= FEW_USERS
+    )
+    if not few and not ("prefill_workers" in cells and "decode_workers" in cells):
+        return "prefill and decode apart, and the number of workers is not given"
+    return ""
+
+
+def _nothing_to_replay(cells: dict[str, str]) -> str:
     missing = [key for key in REQUIRED if key not in cells]
     if missing:
         return f"no {missing[0]} is given"
@@ -154,9 +181,24 @@ def _not_modelled(file: Path, line: int, cells: dict[str, str]) -> str:
     return ""
 
 
+def _workers(file: Path, line: int, cells: dict[str, str], phase: str) -> dict[str, object]:
+    """How many there were, one of each where there were too few users to need more."""
+    found: dict[str, object] = {}
+    for key in ("workers", "tp", "ep"):
+        text = cells.get(f"{phase}_{key}")
+        number = _number(file, line, f"{phase}_{key}", text) if text else 0.0
+        if number >= 1:  # files say 0 where there are no experts
+            found[key] = int(number)
+    return found
+
+
 def _point(file: Path, line: int, cells: dict[str, str], dated: bool) -> Point:
     values: dict[str, object] = {}
+    if _apart(cells):
+        values |= {phase: _workers(file, line, cells, phase) for phase in ("prefill", "decode")}
     for key, text in cells.items():
+        if key in APART:
+            continue
         if key in WHOLE or key in REAL:
             number = _number(file, line, key, text)
             if key in WHOLE and not number.is_integer():

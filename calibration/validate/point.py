@@ -36,6 +36,20 @@ class Figures(Model):
     avg_batch_size: Number | None = Field(None, description="sequences running, the mean over time")
 
 
+class Workers(Model):
+    """Servers that compute prompts, or that go on with them."""
+
+    workers: Whole = Field(1, description="how many")
+    tp: Whole = Field(1, description="tensor parallelism of each")
+    ep: Whole = Field(1, description="ranks of each that hold different experts")
+
+    @property
+    def ways(self) -> str:
+        """2 × TP 8 EP 8."""
+        experts = f" EP {self.ep}" if self.ep > 1 else ""
+        return f"{self.workers} × TP {self.tp}{experts}"
+
+
 class Trace(Model):
     """Requests as they were sent: seconds from the first one, prompt and output tokens."""
 
@@ -65,6 +79,8 @@ class Point(Model):
     attention_dp: Whole = Field(1, description="ranks of data-parallel attention")
     moe_ep: Whole = Field(1, description="ranks that hold different experts")
     replicas: Whole = Field(1, description="copies of the model")
+    prefill: Workers | None = Field(None, description="who computes prompts, if apart")
+    decode: Workers | None = Field(None, description="who goes on with them, if apart")
     num_prompts: Whole | None = Field(None, description="requests sent in all")
     range_ratio: Ratio | None = Field(None, description="shortest length / nominal length")
     input_cv: Spread | None = Field(None, description="std / mean of prompts, isl is the mean")
@@ -89,21 +105,28 @@ class Point(Model):
     def _one_load(self) -> Point:
         if self.concurrency is not None and self.rate_per_s is not None:
             raise ValueError("give concurrency or rate_per_s, not both")
+        if (self.prefill is None) != (self.decode is None):
+            raise ValueError("give prefill and decode workers, or neither")
         return self
 
     @property
     def devices(self) -> int:
-        """Devices of one copy of the model."""
+        """Devices of one copy of the model, or of all workers."""
+        if self.prefill is not None and self.decode is not None:
+            return sum(part.workers * part.tp for part in (self.prefill, self.decode))
         return self.tp * self.attention_dp
 
     @property
     def spread(self) -> bool:
-        """Whether it ran with expert or data parallelism; no such row is ever fitted to."""
-        return self.attention_dp > 1 or self.moe_ep > 1
+        """Whether it ran with expert or data parallelism, or with prefill and decode apart; no such
+        row is ever fitted to."""
+        return self.prefill is not None or self.attention_dp > 1 or self.moe_ep > 1
 
     @property
     def ways(self) -> str:
-        """How it lay on devices: TP 4, TP 8 EP 8, TP 1 DP 8 EP 8."""
+        """How it lay on devices: TP 4, TP 8 EP 8, TP 1 DP 8 EP 8; or both kinds of workers."""
+        if self.prefill is not None and self.decode is not None:
+            return f"{self.prefill.ways} + {self.decode.ways}"
         parts = [f"TP {self.tp}"]
         parts += [f"DP {self.attention_dp}"] if self.attention_dp > 1 else []
         parts += [f"EP {self.moe_ep}"] if self.moe_ep > 1 else []

@@ -147,9 +147,7 @@ def scenario_of(point: Point, found: Target) -> Scenario:
         "engine": _engine(point, found, settings),
         "precision": _precision(chosen, settings),
         "parallelism": {"tp": point.tp, "dp": point.attention_dp, "ep": point.moe_ep},
-        "deployment": {"replicas": point.replicas, "router": {"kind": "least_outstanding"}}
-        if point.replicas > 1
-        else {},
+        "deployment": _deployment(point),
         "workload": _workload(point, found),
         "measurement": {"warmup_fraction": 0.0, "include_drain": not point.until_queue_empty},
     }
@@ -158,6 +156,18 @@ def scenario_of(point: Point, found: Target) -> Scenario:
     except ValueError as error:  # pydantic's; its message is for developers
         first = str(error).splitlines()
         raise UserError(f"no scenario can say this: {' '.join(first[1:3])}") from None
+
+
+def _deployment(point: Point) -> dict[str, object]:
+    router = {"kind": "least_outstanding"}
+    if point.prefill is not None and point.decode is not None:
+        pools = [
+            {"name": role, "role": role, "replicas": part.workers,
+             "parallelism": {"tp": part.tp, "ep": part.ep}}
+            for role, part in (("prefill", point.prefill), ("decode", point.decode))
+        ]  # fmt: skip
+        return {"pools": pools, "router": router}
+    return {"replicas": point.replicas, "router": router} if point.replicas > 1 else {}
 
 
 def _settings(point: Point, found: Target) -> Settings:

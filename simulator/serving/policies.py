@@ -61,7 +61,8 @@ def _inflight(
         max_num_batched_tokens=limits.max_num_batched_tokens,
         chunked_prefill=getattr(policy, "chunked_prefill", True),
         reserve=reserves is not None,
-        prefill_first=isinstance(policy, PrefillFirstPolicy),
+        # A decode pool has no prompts that could go first, but those that it computes again.
+        prefill_first=isinstance(policy, PrefillFirstPolicy) and role != "decode",
         wait_steps=reserves.wait_steps if reserves else 0,
         wait_fill=reserves.wait_fill if reserves else 1.0,
         local_span=span,
