@@ -12,9 +12,10 @@ import pytest
 
 from simulator.costs.memory import memory_budget
 from simulator.costs.model import StepCostModel
-from simulator.costs.pipeline import TENSORS, PipelineCostModel, transfers
+from simulator.costs.pipeline import PipelineCostModel
 from simulator.costs.protocol import Chunk, PipelineCost
 from simulator.costs.stage_memory import stages_budget
+from simulator.costs.transfers import TENSORS, transfers
 from simulator.errors import DoesNotFitError, ScenarioError, UserError
 from simulator.models import load_model
 from simulator.models.counting import kv_bytes_per_rank, parameters, weight_bytes_per_rank
