@@ -331,7 +331,7 @@ class StepCostModel:
                 steps.adapters.astype(np.float64), steps.adapter_tokens.astype(np.float64)
             )
             operator_s["adapters"] = demand.seconds * k
-            _attribute(demand, k, resource_s)
+            attribute(demand, k, resource_s)
             flops += demand.flops * k
             model_flops += demand.flops * k
             moved += demand.moved * k
