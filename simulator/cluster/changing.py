@@ -418,6 +418,8 @@ class ChangingCluster(Cluster):
         group = meter.slots
         scaling = group.life.scaling
         assert scaling is not None
+        if scaling.kind == "predictive" and scaling.forecast.kind == "perfect":
+            self._check_known()
         scaler = make_scaler(scaling, group.life.start.alone_s, self._arrivals(group.number))
         now = self._now
         self.journal.decide(now, group.number, group.wanted)
@@ -438,6 +440,15 @@ class ChangingCluster(Cluster):
             self.env.timeout(seconds).callbacks.append(decide)
 
         next_time()
+
+    def _check_known(self) -> None:
+        requests = self.requests
+        if not requests.open_loop or requests.worker_limits:
+            raise ScenarioError(
+                "a perfect forecast needs traffic whose requests wait for no other one",
+                where="deployment.autoscaling.forecast",
+                hint="use holt or seasonal",
+            )
 
     def _arrivals(self, number: int) -> Floats:
         """When requests that a group may serve will come, as far as that is known."""
