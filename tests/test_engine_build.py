@@ -365,6 +365,11 @@ ONE = (
         ("deployment.replicas=2", f"deployment.replicas: {ONE}"),
         ("deployment.timeout_s=3", f"deployment.timeout_s: {ONE}"),
         ("deployment.network_ms=3", f"deployment.network_ms: {ONE}"),
+        (
+            "engine.kv_allocation={kind: contiguous, reserve: exact}",
+            "engine.kv_allocation: the micro-engine keeps KV blocks in device memory alone and "
+            "computes what it forgets anew; leave it out",
+        ),
     ],
 )
 def test_what_it_does_not_do(tmp_path, override, sentence) -> None:

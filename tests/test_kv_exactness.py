@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.scenario.policies import ContinuousPolicy, Policy, PrefillFirstPolicy
+from simulator.scenario.queue import PriorityQueue
 from simulator.serving.below import Below, TierSpec
 from tests.agreement import assert_agree
 from tests.dyadic import TICK_S
@@ -23,6 +24,8 @@ from tests.strategies import (
     random_case,
     swap_spaces,
 )
+from tests.test_sched_exact import DEADLINE, FAIR, SHORTEST, in_classes
+from tests.test_spec_exactness import with_drafts
 
 PREEMPTING: list[Policy] = [
     ContinuousPolicy(),
@@ -52,6 +55,24 @@ def test_tiers_under_sessions(case: Case, below: Below) -> None:
 @examples(100)
 @given(cases(st.sampled_from(CONTINUOUS), prefix_caching=True, replicas=3), cellars())
 def test_tiers_of_replicas_that_share_drives(case: Case, below: Below) -> None:
+    assert_agree(replace(case, below=below))
+
+
+@examples(150)
+@given(
+    in_classes(
+        cases(st.sampled_from(CONTINUOUS), prefix_caching=True),
+        st.one_of(st.just(PriorityQueue()), SHORTEST, DEADLINE, FAIR),
+    ),
+    cellars(),
+)
+def test_tiers_under_other_orders(case: Case, below: Below) -> None:
+    assert_agree(replace(case, below=below))
+
+
+@examples(150)
+@given(with_drafts(cases(st.sampled_from(CONTINUOUS), prefix_caching=True)), cellars())
+def test_tiers_with_drafts(case: Case, below: Below) -> None:
     assert_agree(replace(case, below=below))
 
 
