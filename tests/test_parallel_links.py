@@ -8,6 +8,8 @@ from simulator.costs.exchange import AllToAll, NodeCollective
 from simulator.costs.links import NETWORK_LATENCY_US, NETWORK_SHARE, Fabric, Group
 from simulator.costs.operators import Collective, Operator
 from simulator.errors import UserError
+from simulator.hardware.efficiency import EXCHANGE_PRIOR
+from simulator.hardware.profile import Figure
 from simulator.models.layout import Layout
 from simulator.models.spec import DenseMlp, GroupedAttention, LayerGroup
 from tests.rig import DENSE, FULL, IDEAL, MOE, cost_model, device, model, shape
@@ -161,3 +163,39 @@ def test_experts_that_everybody_has_a_part_of_need_all_tokens() -> None:
     assert isinstance(op, Collective)
     everything = 8 * 1000 * 4096 * 2
     assert seconds(op, 1000) == pytest.approx(24 * everything * 7 / 8 / LINK)
+
+
+@pytest.mark.parametrize("kind", sorted(EXCHANGE_PRIOR))
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("bandwidth", 0.01), ("network", 0.01), ("latency_us", 90.0), ("per_doubling_us", 90.0)],
+)
+def test_every_coefficient_of_the_exchange_matters(kind: str, name: str, value: float) -> None:
+    """From 16 ranks on two nodes; few tokens take the kernels for low latency."""
+    way = kind.rpartition("-")[2]
+    tokens = 64 if kind.startswith("low") else 4096
+
+    def taken(**changed: float) -> float:
+        own = EXCHANGE_PRIOR[kind].model_copy(update=changed)  # type: ignore[index]
+        found = device(IDEAL | {"exchange": {kind: own.model_dump()}}, network=50.0)
+        layout = Layout(tp=1, dp=16, ep=16)
+        ops = cost_model(MOE, hardware=found, layout=layout).operators
+        return sum(seconds(op, tokens) for op in ops if op.name == way)
+
+    if name == "bandwidth" and kind.startswith("low"):
+        value = 0.001
+    assert taken(**{name: value}) > 1.02 * taken()
+
+
+def test_a_profile_may_say_how_long_a_hop_takes() -> None:
+    slow = device(IDEAL, network=50.0)
+    figure = Figure(value=70.0, source="round")
+    slow = slow.model_copy(
+        update={"node": slow.node.model_copy(update={"network_latency_us": figure})}
+    )
+    once, late = (
+        cost_model(hardware=hardware, layout=Layout(16)).operators
+        for hardware in (device(IDEAL, network=50.0), slow)
+    )
+    more = sum(seconds(op, 1) for op in late) - sum(seconds(op, 1) for op in once)
+    assert more == pytest.approx((65 * 2 + 1) * (70e-6 - HOP))
