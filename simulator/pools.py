@@ -42,6 +42,11 @@ class ResolvedPool:
     life: Life | None = None
 
     @property
+    def most(self) -> int:
+        """Replicas that are wanted at most at once."""
+        return self.life.most if self.life else self.replicas
+
+    @property
     def deployment(self) -> ResolvedDeployment:
         """What one of its replicas is."""
         return self.resolved.deployment

@@ -261,3 +261,15 @@ def test_a_table_of_what_happened(tmp_path: Any) -> None:
 def test_what_contradicts_itself_is_refused(changes_: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         simulate(load_scenario(DAY, changes_), intervals=False)
+
+
+def test_check_tells_how_many_and_how_long_a_start_takes() -> None:
+    from click.testing import CliRunner
+
+    from simulator.cli import cli
+
+    told = CliRunner().invoke(cli, ["check", DAY, "--set", "workload.requests=100"]).output
+    assert "1 at the start, 6 at most, of 1 device each" in told
+    assert "6 × NVIDIA L4" in told
+    assert "cold start" in told
+    assert "176.1 s" in told

@@ -74,7 +74,7 @@ def check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     for pool in pools:
         if len(pools) > 1:
             click.echo(f"Pool {pool.name}, role {pool.role}:\n")
-        rows = [*_deployment_rows(pool.deployment), *_balance_rows(pool.resolved.cost, requests)]
+        rows = [*_deployment_rows(pool), *_balance_rows(pool.resolved.cost, requests)]
         echo_table(["", ""], rows, header=False)
         click.echo()
         echo_table(["memory of a device", "GiB"], _memory_rows(pool.deployment), numbers={"GiB"})
@@ -82,15 +82,20 @@ def check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     echo_table(["", ""], _traffic_rows(requests, int(refused.sum())), header=False)
 
 
-def _deployment_rows(deployment: ResolvedDeployment) -> list[list[str]]:
-    scenario, limits, precision = deployment.scenario, deployment.limits, deployment.precision
+def _deployment_rows(pool: ResolvedPool) -> list[list[str]]:
+    deployment, life = pool.deployment, pool.life
+    limits, precision = deployment.limits, deployment.precision
     each = deployment.devices_per_replica
-    replicas = scenario.deployment.replicas
+    most = pool.most
+    replicas = str(most)
+    if life and life.scaling:
+        replicas = f"{life.at_start} at the start, {most} at most,"
     price = deployment.usd_per_device_hour
     return [
         ["model", deployment.model.name],
-        ["hardware", f"{deployment.devices} × {deployment.hardware.title}"],
+        ["hardware", f"{most * each} × {deployment.hardware.title}"],
         ["replicas", f"{replicas} of {each} device{'s' if each > 1 else ''} each"],
+        *([["cold start", f"{life.start.alone_s:,.1f} s"]] if life and life.start.alone_s else []),
         ["engine", f"{deployment.engine.title} {deployment.engine.version}"],
         ["policy", limits.policy.kind],
         [
@@ -204,7 +209,7 @@ def _document(
         "ok": True,
         "scenario": compact(scenario),
         **_machine(pools[0].deployment),
-        "devices": sum(pool.deployment.devices for pool in pools),
+        "devices": sum(pool.most * pool.deployment.devices_per_replica for pool in pools),
         "compute_bound_batch": _turning_points(pools[0].resolved.cost, requests),
         "pools": {pool.name: _machine(pool.deployment) for pool in pools} if several else {},
         "traffic": {
