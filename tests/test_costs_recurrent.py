@@ -216,3 +216,30 @@ def test_runs_end_with_every_token(name: str) -> None:
     result = simulate(scenario(model=name))
     result.check_integrity()
     assert result.summary()["requests"]["all_by_outcome"]["completed"] == 40
+
+
+# Median inter-token latency, ms, of Nemotron-Nano-9B-v2 on vLLM 0.11 and one H100 at so many
+# sequences with answers of 5,400 tokens (ML.ENERGY leaderboard v3, GPQA).
+SERVED = {8: 9.51, 16: 10.6, 32: 13.08, 64: 18.01, 128: 27.27, 192: 38.76}
+
+
+def test_decode_steps_of_a_served_hybrid() -> None:
+    """States of 32 bits explain how steps grow with the batch: the ratio stays level. Those of 16
+    bits would not: it would fall by a quarter."""
+    ratios = {}
+    for state in (None, "bf16"):
+        numbers = {} if state is None else {"precision": {"recurrent_state": state}}
+        cost = resolve(
+            scenario(
+                model="nemotron-nano-9b-v2",
+                engine={"profile": "vllm", "version": "0.11"},
+                **numbers,
+            )
+        ).cost
+        ratios[state] = [
+            cost.decode(n, n * 2950, 0, 0)[0] * 1e3 / milliseconds
+            for n, milliseconds in SERVED.items()
+        ]
+    assert all(0.84 < ratio < 1.0 for ratio in ratios[None])
+    assert max(ratios[None]) / min(ratios[None]) < 1.05
+    assert max(ratios["bf16"]) / min(ratios["bf16"]) > 1.25

@@ -329,6 +329,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {**_BAMBA, "num_local_experts": 8, "num_experts_per_tok": 2},
     "falcon_h1": _BAMBA,
     "nemotron_h": {
+        "mamba_ssm_cache_dtype": "float32",
         "ssm_state_size": 128,
         "mamba_num_heads": 128,
         "mamba_head_dim": 64,
