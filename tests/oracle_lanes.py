@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from simulator.costs.protocol import Chunk, LockstepCost, PipelineCost, Work
 from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
-from simulator.results.record import COMPLETED, UNFINISHED
+from simulator.results.record import COMPLETED, TIMED_OUT, UNFINISHED
 from simulator.terms import ClassTerms, Terms
 from simulator.workload.requests import Requests
 from tests.oracle import Clients
@@ -39,6 +39,19 @@ def empty_run(n: int, lanes: int) -> OracleRun:
         steps=[],
         held_blocks=[0] * lanes,
     )
+
+
+def drop(lane: NaiveReplica, now: float, timeout_s: float) -> int:
+    """Lets those go whose clients have given up; returns how many."""
+    if timeout_s == math.inf:
+        return 0
+
+    def inside() -> int:
+        return len(lane.running) + len(lane.waiting) + len(lane.unseen)
+
+    before = inside()
+    lane.drop_expired(now, timeout_s)
+    return before - inside()
 
 
 # --- pipelines -----------------------------------------------------------------------------------
@@ -99,6 +112,7 @@ def run_pipeline_oracle(
     cost: PipelineCost,
     *,
     terms: Terms | None = None,
+    timeout_s: float = math.inf,
     network_s: float = 0.0,
     front_end: FrontEndTimes = NO_FRONT_END,
 ) -> tuple[OracleRun, Machines]:
@@ -141,7 +155,11 @@ def run_pipeline_oracle(
             run.queued_s[i] = front_free_s + front_end.request_s
             front.append((run.queued_s[i], i))
         while front and front[0][0] <= now:
-            assign(front.popleft()[1], now)
+            index = front.popleft()[1]
+            if run.sent_s[index] + timeout_s < now:
+                run.outcome[index], run.replica[index] = TIMED_OUT, 0
+            else:
+                assign(index, now)
 
     while True:
         now = min(
@@ -164,13 +182,18 @@ def run_pipeline_oracle(
                 loads[lane.number] -= len(ended)
                 for seq in ended:
                     finish = run.token_s[seq.index][-1]
+                    if finish > run.sent_s[seq.index] + timeout_s:
+                        run.outcome[seq.index] = TIMED_OUT
+                        continue
                     run.outcome[seq.index] = COMPLETED
                     run.finish_s[seq.index] = finish
                     clients.hear(seq.index, finish)
                 arrivals(now)
+                loads[lane.number] -= drop(lane, now, timeout_s)
                 lane.begin(now)
         for lane in [*woken, *lanes]:
             if lane.plan is None:
+                loads[lane.number] -= drop(lane, now, timeout_s)
                 lane.begin(now)
         woken.clear()
         run.end_s = now
@@ -220,6 +243,7 @@ def run_lockstep_oracle(
     cost: LockstepCost,
     *,
     terms: Terms | None = None,
+    timeout_s: float = math.inf,
     network_s: float = 0.0,
     front_end: FrontEndTimes = NO_FRONT_END,
 ) -> OracleRun:
@@ -274,12 +298,16 @@ def run_lockstep_oracle(
                 loads[rank.number] -= len(ended)
                 for seq in ended:
                     finish = run.token_s[seq.index][-1]
+                    if finish > run.sent_s[seq.index] + timeout_s:
+                        run.outcome[seq.index] = TIMED_OUT
+                        continue
                     run.outcome[seq.index] = COMPLETED
                     run.finish_s[seq.index] = finish
                     clients.hear(seq.index, finish)
                 arrivals(now)
         for rank in ranks:
             asked[rank.number].work = IDLE
+            loads[rank.number] -= drop(rank, now, timeout_s)
             rank.begin(now)
         busy = [rank for rank in ranks if rank.plan is not None]
         boundary = math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -15,10 +16,10 @@ from simulator.results.integrity import check_integrity
 from simulator.results.record import RunRecord
 from simulator.scenario.policies import Policy, PrefillFirstPolicy
 from tests.agreement import differences
-from tests.dyadic import DyadicCost
+from tests.dyadic import TICK_S, DyadicCost
 from tests.dyadic_lanes import DyadicLockstep, DyadicPipeline
 from tests.oracle_lanes import run_lockstep_oracle, run_pipeline_oracle
-from tests.strategies import CONTINUOUS, Case, batch_policies, cases, examples, random_case
+from tests.strategies import CONTINUOUS, Case, Delays, batch_policies, cases, examples, random_case
 from tests.test_sched_exact import ORDERS, in_classes
 
 
@@ -32,7 +33,13 @@ def by_lane(record: RunRecord) -> RunRecord:
 
 def run_fast(case: Case, lanes: int, cost: DyadicPipeline | DyadicLockstep) -> RunRecord:
     record = run_cluster(
-        case.requests, case.limits, case.kv_blocks * lanes, cost, terms=case.terms, **case.delays
+        case.requests,
+        case.limits,
+        case.kv_blocks * lanes,
+        cost,
+        terms=case.terms,
+        timeout_s=case.timeout_s,
+        **case.delays,
     )
     check_integrity(record)
     return record
@@ -45,6 +52,7 @@ def assert_pipeline_agrees(case: Case, cost: DyadicPipeline) -> RunRecord:
         case.kv_blocks * cost.stages,
         cost,
         terms=case.terms,
+        timeout_s=case.timeout_s or math.inf,
         **case.delays,
     )
     fast = run_fast(case, cost.stages, cost)
@@ -65,6 +73,7 @@ def assert_lockstep_agrees(case: Case, cost: DyadicLockstep) -> RunRecord:
         case.kv_blocks * cost.ranks,
         cost,
         terms=case.terms,
+        timeout_s=case.timeout_s or math.inf,
         **case.delays,
     )
     fast = run_fast(case, cost.ranks, cost)
@@ -130,6 +139,13 @@ def test_orders_of_the_queue(case: Case, data: st.DataObject) -> None:
     assert_lockstep_agrees(case, DyadicLockstep(case.cost, data.draw(st.integers(2, 3))))
 
 
+@examples(80)
+@given(piped(st.sampled_from(CONTINUOUS)), st.integers(1, 3000))
+def test_clients_of_a_pipeline_give_up(drawn: tuple[Case, DyadicPipeline], patience: int) -> None:
+    case, cost = drawn
+    assert_pipeline_agrees(replace(case, timeout_s=patience * TICK_S), cost)
+
+
 @st.composite
 def ranked(
     draw: st.DrawFn, policies: st.SearchStrategy[Policy], **more: bool
@@ -157,6 +173,14 @@ def test_lockstep_where_clients_wait_for_answers(drawn: tuple[Case, DyadicLockst
 @given(ranked(st.sampled_from(CONTINUOUS), prefix_caching=True))
 def test_lockstep_with_prefix_caching(drawn: tuple[Case, DyadicLockstep]) -> None:
     assert_lockstep_agrees(*drawn)
+
+
+@examples(80)
+@given(ranked(st.sampled_from(CONTINUOUS)), st.integers(1, 3000))
+def test_clients_of_ranks_give_up(drawn: tuple[Case, DyadicLockstep], patience: int) -> None:
+    case, cost = drawn
+    case = replace(case, timeout_s=patience * TICK_S, delays=Delays())
+    assert_lockstep_agrees(case, cost)
 
 
 @pytest.mark.parametrize("lanes", [2, 3])

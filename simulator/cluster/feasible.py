@@ -34,8 +34,9 @@ def check_groups(
         if group.role == "prefill":  # it stores prompts only
             seen = replace(requests, output_tokens=np.ones_like(requests.output_tokens))
         bad |= check_requests(
-            seen, group.limits, group.lane_layout, oversized=oversized, among=among
-        )
+            seen, group.limits, group.lane_layout,
+            oversized=oversized, among=among, holder=group.holder,
+        )  # fmt: skip
     return bad
 
 

@@ -129,11 +129,10 @@ class Recorder:
         if self.adapter_rows:
             adapters = np.frombuffer(self.adapter_rows).reshape(-1, 2).astype(np.int64)
         columns["adapters"], columns["adapter_tokens"] = adapters[:, 0], adapters[:, 1]
-        number = columns["replica"]
-        columns["lane"] = number // LANES_APART
         replica, lane = np.frombuffer(self.replica, dtype=np.int64), None
-        if columns["lane"].any():
-            columns["replica"] = number % LANES_APART
+        columns["lane"] = np.zeros_like(columns["replica"])
+        if any(group.lanes > 1 for group in groups):
+            columns["lane"], columns["replica"] = np.divmod(columns["replica"], LANES_APART)
             lane = np.maximum(replica, 0) // LANES_APART
             replica = np.where(replica < 0, replica, replica % LANES_APART)
         gaps = np.frombuffer(self.gaps, dtype=np.float64).reshape(-1, 3)
