@@ -18,6 +18,7 @@ from simulator.cluster.scaling import (
 )
 from simulator.cluster.starting import Life, Start
 from simulator.errors import UserError
+from simulator.results.figures import over_time
 from simulator.results.record import COMPLETED
 from simulator.scenario import load_scenario
 from simulator.scenario.lifecycle import (
@@ -261,6 +262,27 @@ def test_a_table_of_what_happened(tmp_path: Any) -> None:
 def test_what_contradicts_itself_is_refused(changes_: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         simulate(load_scenario(DAY, changes_), intervals=False)
+
+
+def test_the_figure_of_replicas_holds_the_integral() -> None:
+    scenario = load_scenario(DAY, ["workload.requests=2000", "workload.arrivals.period_s=3000"])
+    result = simulate(scenario, intervals=False)
+    held, up = over_time(result)["replicas"]["traces"]
+    record = result.record
+    assert record.held is not None
+    seconds = float((record.held[:, 2] - record.held[:, 1]).sum())
+    assert np.mean(held["y"]) == pytest.approx(seconds / record.end_s, rel=1e-3)
+    assert np.mean(up["y"]) < np.mean(held["y"])
+
+
+def test_a_start_in_no_time_is_told() -> None:
+    asked = ["workload.requests=2000", "workload.arrivals.period_s=3000"]
+    notes = {}
+    for start in ("{}", "{boot_s: 5}"):
+        scenario = load_scenario(DAY, [*asked, f"deployment.cold_start={start}"])
+        notes[start] = " ".join(simulate(scenario, intervals=False).summary()["notes"])
+    assert "started in no time" in notes["{}"]
+    assert "started in no time" not in notes["{boot_s: 5}"]
 
 
 def test_check_tells_how_many_and_how_long_a_start_takes() -> None:

@@ -82,6 +82,12 @@ def notes(
         yield f"TPOT leaves out {_requests(no_tpot)} of one output token, which have none."
     if not any(has_limits(slo) for slo in slo_of_classes(deployment.scenario).values()):
         yield "No SLO limit is given: goodput is null."
+    fleet = summary["fleet"]
+    if fleet and fleet["replicas_started_at_once"]:
+        yield (
+            f"{fleet['replicas_started_at_once']} replicas started in no time: "
+            "deployment.cold_start is not given."
+        )
     if deployment.usd_per_device_hour is None:
         yield f"Cost is null: {deployment.price_note}."
     yield from _unmeasured(deployment)

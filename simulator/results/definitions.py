@@ -413,6 +413,10 @@ DEFINITIONS: tuple[Definition, ...] = (
         "From the beginning of a start to the first moment in which the replica takes requests.",
         "lower", ("mean", "max"),
     ),
+    Definition(
+        "fleet.replicas_started_at_once", "Starts in no time", "",
+        "Replicas that were up the moment they were wanted, because no cold start is given.",
+    ),
     Definition("fleet.crashes", "Crashes", "", "Of replicas, within the window.", "lower"),
     Definition(
         "fleet.interruptions", "Interruptions", "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ def fleet_section(parts: Sequence[Part], record: RunRecord, window: Window) -> d
     return {
         **{key: total(key) for key in _SUMMED},
         "start_s": statistics(_start_times(lives, window)),
+        "replicas_started_at_once": _at_once(lives, window),
         "saved_share": 1.0 - held / peak if peak else None,
         **_requests(lives, record, window),
         "pools": pools,
@@ -83,6 +85,24 @@ def _pool(
 def _start_times(lives: Lives, window: Window) -> Floats:
     starts = lives.starts()
     return (starts[:, 2] - starts[:, 1])[window.holds(starts[:, 2])]
+
+
+def _at_once(lives: Lives, window: Window) -> int:
+    """Replicas that were up the moment they were wanted, those of the beginning left out."""
+    rises = (lives.state == UP) & window.holds(lives.at_s) & (lives.at_s > 0)
+    return int(rises.sum()) - int(window.holds(lives.starts()[:, 2]).sum()) - _back(lives, window)
+
+
+def _back(lives: Lives, window: Window) -> int:
+    """Rises straight from a crash: a repair, or the end of an outage."""
+    back = 0
+    for replica in np.unique(lives.replica):
+        mine = np.flatnonzero(lives.replica == replica)
+        back += sum(
+            lives.state[a] == DOWN and lives.state[b] == UP and bool(window.holds(lives.at_s[b]))
+            for a, b in pairwise(mine)
+        )
+    return back
 
 
 def _requests(lives: Lives, record: RunRecord, window: Window) -> dict[str, Any]:
