@@ -175,6 +175,7 @@ def test_sparse_products_on_the_roofline() -> None:
     units = device(IDEAL).model_copy(
         update={"structured_sparsity": load_hardware("h100-sxm").structured_sparsity}
     )
+    assert units.structured_sparsity is not None
     dense, sparse = (cost_model(s, hardware=units).operators for s in (DENSE, spec))
     prompt, token = prompt_shape(16_384), decode_shape(1, 1)
     for name in LINEAR:
@@ -188,6 +189,13 @@ def test_sparse_products_on_the_roofline() -> None:
     flops = [total(ops, prompt, "flops") for ops in (dense, sparse)]
     products = sum(float(demands(dense, prompt)[name][0].flops[0]) for name in LINEAR)
     assert flops[0] - flops[1] == pytest.approx(products / 2)
+    slower = units.model_copy(
+        update={"structured_sparsity": units.structured_sparsity.model_copy(update={"value": 1.4})}
+    )
+    less = cost_model(spec, hardware=slower).operators
+    assert seconds(dense, prompt, *LINEAR) / seconds(less, prompt, *LINEAR) == pytest.approx(
+        0.75 * 1.4, rel=0.02
+    )
     moved = sum(float(d.moved[0]) for name in LINEAR for d in demands(sparse, token)[name])
     assert seconds(sparse, token, *LINEAR) >= moved / BANDWIDTH
 

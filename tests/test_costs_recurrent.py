@@ -144,6 +144,33 @@ def test_devices_share_heads(layer: object, tp: int) -> None:
     assert state[1] == state[0] / tp
 
 
+UPDATE = {"bandwidth": 0.8, "overhead_us": 4.0}
+SCAN = {"bandwidth": 0.6, "compute": 0.4, "serial_ns": 5.0, "overhead_us": 9.0}
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "changed"),
+    [("recurrent_update", kind, {name: value}) for kind in ("gdn", "conv")
+     for name, value in (("bandwidth", 0.3), ("overhead_us", 50.0))]
+    + [("recurrent_scan", kind, {name: value}) for kind in ("gdn", "conv")
+       for name, value in (("bandwidth", 0.1), ("serial_ns", 9000.0), ("overhead_us", 90.0))]
+    + [("recurrent_scan", "gdn", {"compute": 0.01})],
+)  # fmt: skip
+def test_every_coefficient_matters(family: str, kind: str, changed: dict[str, float]) -> None:
+    took = []
+    for more in ({}, changed):
+        entries = {
+            "recurrent_update": dict.fromkeys(("gdn", "conv"), UPDATE),
+            "recurrent_scan": dict.fromkeys(("gdn", "conv"), SCAN),
+        }
+        entries[family] |= {kind: entries[family][kind] | more}
+        cost = cost_model(HYBRID, hardware=device(IDEAL | entries))
+        took.append((cost.decode(64, 64_000, 0, 0)[0], cost.step(0, 0, 0, [Chunk(2048, 0)], 1)))
+    slower = 0 if family == "recurrent_update" else 1
+    assert took[1][slower] > took[0][slower]
+    assert took[1][1 - slower] == took[0][1 - slower]
+
+
 # --- memory --------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from calibration.fit.solve import Axes, Floats, Sample
 from calibration.fit.tables import Tables, columns, groups, measured
-from simulator.costs.build import SCAN_CHUNK
+from simulator.costs.recurrent import SCAN_CHUNK
 from simulator.hardware.forms import ScanEfficiency, UpdateEfficiency
 
 if TYPE_CHECKING:

@@ -10,13 +10,11 @@ from simulator.costs.exchange import AllToAll, NodeCollective, routes
 from simulator.costs.expert_ranks import RankExperts
 from simulator.costs.links import Fabric, Group
 from simulator.costs.operators import Collective, Device, Elementwise, Experts, Matmul, Operator
-from simulator.costs.recurrent import RecurrentScan, RecurrentUpdate
+from simulator.costs.recurrent import state_operators
 from simulator.deployment import ResolvedPrecision
-from simulator.hardware.efficiency import RecurrentKind
 from simulator.hardware.profile import HardwareProfile
 from simulator.models.counting import attention_dtype, element_bytes, kv_elements
 from simulator.models.layout import Layout
-from simulator.models.recurrent import Recurrent, conv_elements, state_elements
 from simulator.models.spec import (
     Attention,
     GroupedAttention,
@@ -44,9 +42,6 @@ also a mask and a shift (QServe, arXiv:2405.04532, section 3)."""
 SPARSE_SHARE = 0.75
 """Speed-up of products with 2:4 sparse weights where arithmetic binds, as a share of what the units
 allow: 1.5 of 2, where kernels reach 1.3 to 1.9 by size (arXiv:2104.08378; docs/models.md)."""
-
-SCAN_CHUNK = 64
-"""Tokens that kernels of recurrent layers take at once from a prompt (flash-linear-attention)."""
 
 
 class OperatorBuilder:
@@ -267,55 +262,16 @@ class OperatorBuilder:
         weights = attention_dtype(self.spec, self.precision.weights)
         yield self._matmul("recurrent_in_proj", count, layer.in_width, hidden, weights)
         yield self._matmul("recurrent_out_proj", count, hidden, layer.inner, weights)
-        yield from self._states(
-            "convolution", "conv", layer, count,
-            state_bytes=conv_elements(layer) * 2.0,
-            io_bytes=2 * layer.channels * self.wide,
-            weight_bytes=layer.channels * layer.conv_kernel * 2.0,
-            update_flops=2.0 * layer.channels * layer.conv_kernel,
-            scan_flops=2.0 * layer.channels * layer.conv_kernel,
+        yield from state_operators(
+            layer, count, self.efficiency, self.device,
+            self.hardware.peak_flops_per_s(self.plain),
+            activation_bytes=self.wide,
+            state_bytes=element_bytes(self.precision.recurrent_state),
         )  # fmt: skip
         if layer.kind == "conv":
             yield self._elementwise("recurrent_gate", count, 6 * layer.inner * self.wide)
-            return
-        yield from self._states(
-            "recurrent_state", layer.kind, layer, count,
-            state_bytes=state_elements(layer) * element_bytes(self.precision.recurrent_state),
-            io_bytes=layer.io_elements * self.wide,
-            weight_bytes=0.0,
-            update_flops=layer.update_flops,
-            scan_flops=layer.scan_flops(SCAN_CHUNK),
-        )  # fmt: skip
-        yield self._elementwise("recurrent_norm", count, 3 * layer.inner * self.wide)
-
-    def _states(
-        self,
-        name: str,
-        kind: RecurrentKind,
-        layer: Recurrent,
-        count: int,
-        *,
-        state_bytes: float,
-        io_bytes: float,
-        weight_bytes: float,
-        update_flops: float,
-        scan_flops: float,
-    ) -> Iterator[Operator]:
-        """What sequences keep, updated by single tokens and by prompt chunks."""
-        peak = self.hardware.peak_flops_per_s(self.plain)
-        yield RecurrentUpdate(
-            f"{name}_update", count, 2 * state_bytes + io_bytes, weight_bytes, update_flops,
-            self.efficiency.update_for(kind), self.device, peak,
-        )  # fmt: skip
-        yield RecurrentScan(
-            f"{name}_scan", count, 1 if kind == "conv" else 6, layer.heads,
-            token_bytes=io_bytes,
-            sequence_bytes=2 * state_bytes,
-            weight_bytes=weight_bytes,
-            token_flops=scan_flops,
-            efficiency=self.efficiency.scan_for(kind),
-            device=self.device, peak=peak,
-        )  # fmt: skip
+        else:
+            yield self._elementwise("recurrent_norm", count, 3 * layer.inner * self.wide)
 
     def _mlp(self, group: LayerGroup) -> Iterator[Operator]:
         mlp, hidden, count = group.mlp, self.spec.hidden, group.count

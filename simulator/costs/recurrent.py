@@ -6,13 +6,19 @@ Neither depends on the context: a sequence's past is its state, of fixed size. S
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from simulator.costs.operators import Demand, Device, Shape, present, scaled
+from simulator.hardware.efficiency import Efficiency, RecurrentKind
 from simulator.hardware.forms import ScanEfficiency, UpdateEfficiency
+from simulator.models.recurrent import Recurrent, conv_elements, state_elements
 from simulator.workload.requests import Floats
+
+SCAN_CHUNK = 64
+"""Tokens that kernels of recurrent layers take at once from a prompt (flash-linear-attention)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,48 @@ class RecurrentScan:
             compute=flops / (e.compute * self.peak),
             memory=moved / (e.bandwidth * self.device.bandwidth),
             latency=e.overhead_s * some,
+        )  # fmt: skip
+
+
+def state_operators(
+    layer: Recurrent,
+    count: int,
+    efficiency: Efficiency,
+    device: Device,
+    peak: float,
+    *,
+    activation_bytes: float,
+    state_bytes: float,
+) -> Iterator[RecurrentUpdate | RecurrentScan]:
+    """The convolution and the state of ``count`` layers, for single tokens and for prompt chunks.
+
+    Args:
+        layer: what one device has of it.
+        peak: FLOP/s of products in the activations' type.
+        activation_bytes, state_bytes: of an element.
+    """
+    window = 2.0 * layer.channels * layer.conv_kernel
+    parts: list[tuple[str, RecurrentKind, float, float, float, float, float]] = [
+        (
+            "convolution", "conv", conv_elements(layer) * 2.0,
+            2 * layer.channels * activation_bytes, window, window, window,
+        )
+    ]  # fmt: skip
+    if layer.kind != "conv":
+        parts.append((
+            "recurrent_state", layer.kind, state_elements(layer) * state_bytes,
+            layer.io_elements * activation_bytes, 0.0,
+            layer.update_flops, layer.scan_flops(SCAN_CHUNK),
+        ))  # fmt: skip
+    for name, kind, kept, token, weights, updated, scanned in parts:
+        yield RecurrentUpdate(
+            f"{name}_update", count, 2 * kept + token, weights, updated,
+            efficiency.update_for(kind), device, peak,
+        )  # fmt: skip
+        yield RecurrentScan(
+            f"{name}_scan", count, 1 if kind == "conv" else 6, layer.heads,
+            token_bytes=token, sequence_bytes=2 * kept, weight_bytes=weights,
+            token_flops=scanned, efficiency=efficiency.scan_for(kind), device=device, peak=peak,
         )  # fmt: skip
 
 
