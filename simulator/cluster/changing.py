@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence as List
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import isnan, nan
 from typing import Any
 
@@ -15,75 +15,18 @@ from simpy import Event
 from simulator.cluster.disaggregation import Journey
 from simulator.cluster.groups import ReplicaGroup, Serving
 from simulator.cluster.journal import Journal
+from simulator.cluster.lines import Line, Meter
 from simulator.cluster.replica import Replica
-from simulator.cluster.routers import Fleet
 from simulator.cluster.run import Cluster
-from simulator.cluster.scaling import Observed, make_scaler
-from simulator.cluster.slots import Attempt, Slot, SlotGroup
+from simulator.cluster.scaling import make_scaler
+from simulator.cluster.slot import Attempt, Slot
+from simulator.cluster.slots import SlotGroup
 from simulator.cluster.starting import Life
 from simulator.errors import ScenarioError
 from simulator.results.record import FAILED, REJECTED, TIMED_OUT, RunRecord
 from simulator.scenario.lifecycle import ScheduleScaling
 from simulator.serving.sequence import Sequence
 from simulator.workload.requests import OPEN_LOOP, ROOT, Floats
-
-
-@dataclass(slots=True)
-class Line:
-    """Requests that may go to the same replicas.
-
-    Args:
-        fleet: the replicas that take requests now.
-        groups: whose they are.
-        scaled: the first of them that scales with its load; None: none does.
-        waiting: at the gateway, by their index, in order of arrival.
-    """
-
-    fleet: Fleet
-    groups: tuple[int, ...]
-    scaled: Meter | None
-    waiting: dict[int, Attempt] = field(default_factory=dict)
-
-
-class Meter:
-    """What a group has to do, integrated over time, for the decisions about it.
-
-    Attributes:
-        slots: of the group.
-        requests: on its replicas, lost ones that nobody has noticed included.
-        held: at the gateway for it.
-        busy: replicas with requests.
-        came: requests since the last decision.
-    """
-
-    def __init__(self, slots: SlotGroup) -> None:
-        self.slots = slots
-        self.requests = self.held = self.busy = self.came = 0
-        self._since_s = 0.0
-        self._begun_s = 0.0
-        self._requests_s = self._busy_s = 0.0
-
-    def note(self, now: float, *, requests: int = 0, held: int = 0, busy: int = 0) -> None:
-        """Something changes by so much."""
-        passed = now - self._since_s
-        self._requests_s += (self.requests + self.held) * passed
-        self._busy_s += self.busy * passed
-        self._since_s = now
-        self.requests += requests
-        self.held += held
-        self.busy += busy
-
-    def read(self, now: float, waiting: int) -> Observed:
-        """The interval that ends now; the next one begins."""
-        self.note(now)
-        span = now - self._begun_s
-        observed = Observed(
-            now, self.slots.wanted, self._requests_s / span, self.requests + self.held,
-            waiting + self.held, self._busy_s / span, self.came / span,
-        )  # fmt: skip
-        self._begun_s, self.came = now, 0
-        self._requests_s = self._busy_s = 0.0
-        return observed
 
 
 class ChangingCluster(Cluster):
