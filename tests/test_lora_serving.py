@@ -343,6 +343,12 @@ def test_what_is_not_simulated_is_refused(changes: dict[str, Any], said: str) ->
         result({"count": 3}, **changes)
 
 
+def test_adapters_are_refused_in_pools_of_a_phase() -> None:
+    pools = [{"name": "a", "role": "prefill"}, {"name": "b", "role": "decode"}]
+    with pytest.raises(ScenarioError, match="have pools of their own"):
+        result({"count": 3}, deployment={"pools": pools})
+
+
 def test_adapters_on_attention_alone_work_beside_experts() -> None:
     made = scenario(
         model="qwen3-30b-a3b", engine={"lora": {"max_loras": 2, "targets": ["qkv", "o"]}}

@@ -8,6 +8,7 @@ from functools import partial
 from struct import Struct
 from typing import Any
 
+from simulator.cluster.groups import ReplicaGroup
 from simulator.cluster.recorder import Recorder
 from simulator.cluster.replica import Replica
 from simulator.costs.lora import AdapterPlan
@@ -122,10 +123,17 @@ def adapter_maker(
     return lambda _: make
 
 
-def check_adapters(requests: Requests, adapters: AdapterPlan | None) -> None:
-    """Raises a ScenarioError if requests ask for adapters that an engine cannot take."""
+def check_adapters(requests: Requests, group: ReplicaGroup) -> None:
+    """Raises a ScenarioError if requests ask for adapters that a group's engine cannot take."""
     if requests.adapters is None:
         return
+    adapters = group.limits.adapters
+    if group.role != "serve":
+        raise ScenarioError(
+            "adapters are not simulated where prompts and answers have pools of their own",
+            where="workload",
+            hint="leave out adapters, or the pools with the roles prefill and decode",
+        )
     if adapters is None:
         raise ScenarioError(
             "requests ask for adapters, and the engine has no room for any",

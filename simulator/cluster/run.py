@@ -126,7 +126,7 @@ def run_groups(
     """
     requests.check_integrity()
     for group in groups:
-        check_adapters(requests, group.limits.adapters)
+        check_adapters(requests, group)
     if requests.worker_limits and timeout_s is not None:
         raise ScenarioError(
             "clients of batch and queue traffic do not give up, their requests wait outside",

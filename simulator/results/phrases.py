@@ -125,7 +125,8 @@ def adapters_line(summary: dict[str, Any]) -> str:
     parts = [f"{percent(found['hit_rate'])} found in memory"]
     if found["loads"]:
         parts.append(
-            f"{number(found['loads'])} loads of {number(found['load_ms_mean'])} ms "
+            f"{number(found['loads'])} load{'' if found['loads'] == 1 else 's'} of "
+            f"{number(found['load_ms_mean'])} ms "
             f"({percent(found['load_time_share'])} of step time)"
         )
     parts.append(f"{number(found['distinct_mean'])} in a step on average, "
