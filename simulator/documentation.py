@@ -5,6 +5,8 @@
 - the table of figures in ``docs/results.md``, from their definitions;
 - what follows a command in the ``console`` blocks of ``README.md`` and ``docs/*.md``, from running
   the command.
+
+``python -m simulator.documentation . results.md`` writes the named pages alone.
 """
 
 from __future__ import annotations
@@ -26,16 +28,21 @@ END = "<!-- end -->"
 _CONSOLE = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 
-def pages(root: Path) -> dict[Path, str]:
-    """What the pages of the source tree ``root`` should hold."""
-    root = root.resolve()
-    docs = root / "docs"
-    texts = {page: page.read_text(encoding="utf-8") for page in docs.glob("*.md")}
-    texts[root / "README.md"] = (root / "README.md").read_text(encoding="utf-8")
-    texts[docs / "scenario.md"] = reference()
-    texts[docs / "features.md"] = features_page()
-    texts[docs / "results.md"] = _with_figures(texts[docs / "results.md"])
-    return {page: _with_output(text, root) for page, text in texts.items()}
+def pages(root: Path) -> list[Path]:
+    """The pages of the source tree ``root`` that code takes part in."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def current(page: Path, root: Path) -> str:
+    """What a page of the source tree ``root`` should hold."""
+    if page.name == "scenario.md":
+        return reference()
+    if page.name == "features.md":
+        return features_page()
+    text = page.read_text(encoding="utf-8")
+    if page.name == "results.md":
+        text = _with_figures(text)
+    return _with_output(text, root.resolve())
 
 
 def _with_figures(text: str) -> str:
@@ -89,5 +96,7 @@ def _output(command: str, folder: str, root: Path) -> str:
 
 
 if __name__ == "__main__":
-    for page, text in pages(Path(sys.argv[1])).items():
-        page.write_text(text, encoding="utf-8")
+    tree, *names = sys.argv[1:]
+    for path in pages(Path(tree)):
+        if not names or path.name in names:
+            path.write_text(current(path, Path(tree)), encoding="utf-8")
