@@ -90,7 +90,8 @@ def _start_times(lives: Lives, window: Window) -> Floats:
 def _at_once(lives: Lives, window: Window) -> int:
     """Replicas that were up the moment they were wanted, those of the beginning left out."""
     rises = (lives.state == UP) & window.holds(lives.at_s) & (lives.at_s > 0)
-    return int(rises.sum()) - int(window.holds(lives.starts()[:, 2]).sum()) - _back(lives, window)
+    starts = int(window.holds(lives.starts()[:, 2]).sum())
+    return int(rises.sum()) - starts - int(_back(lives, window))
 
 
 def _back(lives: Lives, window: Window) -> int:
