@@ -18,6 +18,7 @@ from simulator.scenario.base import Model
 from simulator.scenario.pools import Pool, Role
 from simulator.scenario.scenario import Scenario
 from simulator.scenario.workload import MixWorkload
+from simulator.sharing import check_shared
 
 M = TypeVar("M", bound=Model)
 
@@ -29,7 +30,8 @@ class ResolvedPool:
     """Replicas ``first`` to ``first + replicas - 1`` of a deployment, and what they run.
 
     ``classes``: names of the traffic classes that they serve; None for all. ``life``: why they come
-    and go; None: all are up all the time.
+    and go; None: all are up all the time. ``shares``: name of the pool on whose devices they run;
+    empty: on their own.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ResolvedPool:
     weight: float = 1.0
     classes: tuple[str, ...] | None = None
     life: Life | None = None
+    shares: str = ""
 
     @property
     def most(self) -> int:
@@ -65,6 +68,7 @@ def group_of(pool: ResolvedPool, cost: StepCost, front_end: FrontEndTimes) -> Re
         weight=pool.weight,
         classes=pool.classes,
         life=pool.life,
+        shares=pool.shares,
     )
 
 
@@ -102,7 +106,7 @@ def resolve_pools(
         pools.append(
             ResolvedPool(
                 pool.name, pool.role, resolved, first, pool.replicas, pool.weight, pool.classes,
-                life,
+                life, pool.shares or "",
             )
         )  # fmt: skip
         first += life.numbers if life else pool.replicas
@@ -111,6 +115,7 @@ def resolve_pools(
 
 
 def _check(scenario: Scenario, pools: list[ResolvedPool]) -> None:
+    check_shared(pools)
     lives = [pool.life for pool in pools]
     apart = any(pool.role != "serve" for pool in pools)
     if apart and Serving(scenario.deployment.gateway).holds(lives):

@@ -166,7 +166,6 @@ EXPECTED: dict[str, tuple[str, ...]] = {
 STILL_MISSING: set[tuple[str, str]] = {
     ("Parallelism", r"all-to-all"),
     ("Parallelism", r"imbalance"),
-    ("Deployment", r"several models|multiple models"),
 }
 """Parts under way. A part that lands takes its words out."""
 

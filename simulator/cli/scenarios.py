@@ -209,7 +209,9 @@ def _document(
         "ok": True,
         "scenario": compact(scenario),
         **_machine(pools[0].deployment),
-        "devices": sum(pool.most * pool.deployment.devices_per_replica for pool in pools),
+        "devices": sum(
+            pool.most * pool.deployment.devices_per_replica for pool in pools if not pool.shares
+        ),
         "compute_bound_batch": _turning_points(pools[0].resolved.cost, requests),
         "pools": {pool.name: _machine(pool.deployment) for pool in pools} if several else {},
         "traffic": {

@@ -28,6 +28,8 @@ class ReplicaGroup:
         weight: how much traffic one is meant to take.
         classes: names of the traffic classes that they serve; None for all.
         life: why they come and go; None: all are up all the time.
+        shares: name of the group on whose devices they run, one on those of each; empty: on devices
+            of their own.
     """
 
     replicas: int
@@ -40,6 +42,7 @@ class ReplicaGroup:
     weight: float = 1.0
     classes: tuple[str, ...] | None = None
     life: Life | None = None
+    shares: str = ""
 
     def serves(self, traffic_class: str) -> bool:
         """Whether requests of this class may come here."""
@@ -51,7 +54,7 @@ class ReplicaGroup:
         blocks = self.lane_layout.blocks * lanes
         return Group(
             self.name, self.role, first, self.replicas, blocks, self.layout.block_size, lanes,
-            most=self.life.most if self.life else 0,
+            most=self.life.most if self.life else 0, shares=self.shares,
         )  # fmt: skip
 
     @property

@@ -27,6 +27,7 @@ from simulator.cluster.ranks import Sent, make_rank
 from simulator.cluster.recorder import Recorder
 from simulator.cluster.replica import Replica
 from simulator.cluster.routing import Routing
+from simulator.cluster.turns import Turns, sharing_maker
 from simulator.cluster.wake import LAST, NORMAL, Wake
 from simulator.cluster.workers import Workers
 from simulator.costs.protocol import StepCost
@@ -190,6 +191,11 @@ class Cluster:
         self._workers = Workers(requests) if requests.worker_limits else None
         self.loads = [0] * sum(group.replicas for group in groups)
         self.replicas: list[Replica] = []
+        self._turns = {
+            group.shares: [Turns() for _ in range(group.replicas)]
+            for group in groups
+            if group.shares
+        }
         for group in groups:
             self._populate(group)
         rng = np.random.default_rng([seed, 0x726F757465])
@@ -238,6 +244,9 @@ class Cluster:
         make = replica_maker(group.layout, first, group.replicas, self.recorder)
         if limits.adapters is not None and self.requests.adapters is not None:
             make = adapter_maker(limits.adapters, self.requests, self.recorder)
+        turns = self._turns.get(group.shares or group.name)
+        if turns is not None:
+            make = sharing_maker(turns, first)
 
         def made(number: int) -> Replica:
             replica = make_replica(

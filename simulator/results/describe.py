@@ -25,12 +25,14 @@ def simulated_section(
     first = _machine(members[0].deployment)
     counts = [m.deployment.devices_per_replica * g.replicas
               for m, g in zip(members, record.groups, strict=True)]  # fmt: skip
-    first["hardware"] |= {"devices": sum(counts), "replicas": replicas}
+    own = [n for n, g in zip(counts, record.groups, strict=True) if not g.shares]
+    first["hardware"] |= {"devices": sum(own), "replicas": replicas}
     pools = {
         group.name: {
             "role": group.role,
             "replicas": group.replicas,
             "devices": devices,
+            "shares": group.shares or None,
             **_machine(member.deployment),
         }
         for member, group, devices in zip(members, record.groups, counts, strict=True)

@@ -36,8 +36,10 @@ class Part:
             requests are NaN.
         window: the run's, with the requests that count here.
         sums: over its steps.
-        held_s: replica-seconds within the window in which its devices were held.
+        held_s: replica-seconds within the window in which its devices were held; of devices that
+            several pools share, its share.
         run_held_s: the same of the whole run.
+        sharing: pools on its devices.
     """
 
     name: str
@@ -49,6 +51,20 @@ class Part:
     sums: Totals
     held_s: float
     run_held_s: float
+    sharing: int = 1
+
+    @property
+    def whole(self) -> Part:
+        """The part with all the time in which its devices were held, not its share of it."""
+        if self.sharing == 1:
+            return self
+        n = self.sharing
+        return replace(self, held_s=n * self.held_s, run_held_s=n * self.run_held_s, sharing=1)
+
+    @property
+    def devices_of(self) -> str:
+        """The pool whose devices these are."""
+        return self.record.groups[0].devices_of
 
     @property
     def counted_rows(self) -> npt.NDArray[np.bool_]:
@@ -81,6 +97,7 @@ def parts_of(members: Sequence[Member], record: RunRecord, window: Window) -> li
     """One part a group of the record, priced."""
     whole = end_of_run(record)
     parts = []
+    owners = [group.devices_of for group in record.groups]
     for member, group in zip(members, record.groups, strict=True):
         own = (
             record
@@ -88,6 +105,7 @@ def parts_of(members: Sequence[Member], record: RunRecord, window: Window) -> li
             else _seen_by(record, group, response_s(member.deployment))
         )
         limits = member.deployment.limits
+        sharing = owners.count(group.devices_of)
         kv_grows = limits.policy.kind in _GROWING and not limits.kv_reserve
         parts.append(
             Part(
@@ -98,8 +116,9 @@ def parts_of(members: Sequence[Member], record: RunRecord, window: Window) -> li
                 record=own,
                 window=_counting(window, own, whole=own is record),
                 sums=totals(own, member.accountant, window, kv_grows=kv_grows),
-                held_s=held_s(record, group, window.start_s, window.end_s),
-                run_held_s=held_s(record, group, 0.0, whole),
+                held_s=held_s(record, group, window.start_s, window.end_s) / sharing,
+                run_held_s=held_s(record, group, 0.0, whole) / sharing,
+                sharing=sharing,
             )
         )
     return parts

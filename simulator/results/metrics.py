@@ -96,12 +96,14 @@ def summarize(
 
 
 def _used(parts: Sequence[Part], window: Window, out: Delivered) -> dict[str, Any]:
-    """What the replicas of some pools did, and what it took."""
+    """What the replicas of some pools did, and what it took. Of devices that several pools share,
+    each pays for its share; what one of them did alone, it did in all of their time."""
+    wholes = [part.whole for part in parts]
     return {
-        "kv_cache": kv_section(parts),
-        "scheduling": scheduling_section(parts, window),
+        "kv_cache": kv_section(wholes),
+        "scheduling": scheduling_section(wholes, window),
         "speculation": speculation_section(parts),
-        "utilization": utilization_section(parts, window),
+        "utilization": utilization_section(parts if len(parts) > 1 else wholes, window),
         "energy": energy_section(parts, window, out),
         "cost": cost_section(parts, window, out),
     }

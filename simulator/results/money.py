@@ -18,14 +18,11 @@ def energy_section(parts: Sequence[Part], window: Window, out: Delivered) -> dic
     energy = parts[0].deployment.scenario.energy
     pue, intensity = energy.pue, energy.grid_gco2e_per_kwh
     span = window.duration_s
-    idle_j = sum(
-        part.accountant.idle_w * max(0.0, part.held_s - part.sums.powered_s) for part in parts
-    )
+    idle_j = _idle_j([(part, part.held_s, part.sums.powered_s) for part in parts])
     joules = pue * (sum(part.sums.step_energy_j for part in parts) + idle_j)
-    run_joules = pue * sum(
-        part.sums.run_energy_j
-        + part.accountant.idle_w * max(0.0, part.run_held_s - part.sums.run_powered_s)
-        for part in parts
+    run_joules = pue * (
+        sum(part.sums.run_energy_j for part in parts)
+        + _idle_j([(part, part.run_held_s, part.sums.run_powered_s) for part in parts])
     )
     devices = devices_held(parts, window)
     carbon = None if intensity is None else intensity / J_PER_KWH
@@ -72,6 +69,16 @@ def cost_section(parts: Sequence[Part], window: Window, out: Delivered) -> dict[
         "usd_per_million_total_tokens": _per(spent, out.total_tokens, 1e6),
         "whole_run_usd": run,
     }
+
+
+def _idle_j(spans: list[tuple[Part, float, float]]) -> float:
+    """Energy of devices that were held and did not run, from replica-seconds of both; devices that
+    pools share are idle when none of them runs."""
+    idle: dict[str, tuple[float, float]] = {}
+    for part, held_s, powered_s in spans:
+        _, before_s = idle.get(part.devices_of, (0.0, 0.0))
+        idle[part.devices_of] = part.accountant.idle_w, before_s + held_s - powered_s
+    return sum(idle_w * max(0.0, idle_s) for idle_w, idle_s in idle.values())
 
 
 def devices_held(parts: Sequence[Part], window: Window) -> float:

@@ -189,6 +189,7 @@ def pool_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
         tp = pool["hardware"]["devices_per_replica"]
         size = f"{pool['replicas']} × {tp}" if tp > 1 else f"{pool['replicas']}"
         role = "" if pool["role"] == "serve" else f"{pool['role']} · "
+        role += f"with {pool['shares']} on " if pool["shares"] else ""
         busy = used[name]["utilization"]["busy_share"]
         kv = used[name]["kv_cache"]["use_mean"]
         lines.append(
@@ -221,6 +222,8 @@ def hardware_line(summary: dict[str, Any]) -> str:
     if pools:
         kinds: dict[str, int] = {}
         for pool in pools.values():
+            if pool["shares"]:
+                continue
             title = pool["hardware"]["title"]
             kinds[title] = kinds.get(title, 0) + pool["devices"]
         devices = " + ".join(f"{count} × {title}" for title, count in kinds.items())

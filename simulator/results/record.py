@@ -159,6 +159,7 @@ class Group:
         kv_blocks: of all ``lanes`` of a replica together.
         most: how many are meant to be there at once, where some numbers are kept for replicas that
             start while others drain; 0: all of them.
+        shares: name of the pool on whose devices they run; empty: on their own.
     """
 
     name: str
@@ -169,6 +170,12 @@ class Group:
     block_size: int
     lanes: int = 1
     most: int = 0
+    shares: str = ""
+
+    @property
+    def devices_of(self) -> str:
+        """Name of the pool whose devices its replicas run on."""
+        return self.shares or self.name
 
     @property
     def replicas(self) -> int:

@@ -42,6 +42,11 @@ class Pool(Model):
         description="how much traffic a replica is meant to take compared with those of other "
         "pools; routers divide its load by it",
     )
+    shares: PoolName | None = Field(
+        None,
+        description="pool on whose devices this one runs as well, replica by replica: their steps "
+        "take turns, and memory_fraction (or kv_cache_tokens) of each says who gets what",
+    )
     classes: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="traffic classes that it serves; default: all"
     )
