@@ -20,6 +20,11 @@ def _pools(**changes: Any) -> list[dict[str, Any]]:
     return [{"name": "a"}, {"name": "b", **changes}]
 
 
+def _halves(**changes: Any) -> list[dict[str, Any]]:
+    """Two pools that each take less than half of a device's memory."""
+    return [pool | {"engine": {"kv_cache_tokens": 20_000}} for pool in _pools(**changes)]
+
+
 TWO: dict[str, Any] = {"deployment.pools": _pools()}
 CODE: dict[str, Any] = {
     "workload": {
@@ -58,6 +63,7 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("deployment.pools", _pools(usd_per_device_hour=0.5), TWO),
     ("deployment.pools", _pools(weight=4.0), TWO),
     ("deployment.pools", _pools(classes=["code"]), TWO | CODE),
+    ("deployment.pools", _halves(shares="a"), {"deployment.pools": _halves()}),
     ("deployment.pools", [*APART["deployment.pools"], {"name": "e", "role": "decode"}], APART),
     ("deployment.transfer.mode", "whole", APART),
     ("deployment.transfer.gb_per_s", 5.0, APART),

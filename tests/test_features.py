@@ -163,10 +163,6 @@ EXPECTED: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What the product promises, by area: words that some row's feature or fields must hold."""
 
-STILL_MISSING: set[tuple[str, str]] = {
-    ("Parallelism", r"all-to-all"),
-    ("Parallelism", r"imbalance"),
-}
 """Parts under way. A part that lands takes its words out."""
 
 
@@ -185,8 +181,7 @@ def missing() -> set[tuple[str, str]]:
 
 def test_every_promised_feature_has_a_row() -> None:
     assert set(EXPECTED) <= set(AREAS)
-    assert missing() - STILL_MISSING == set(), "no row of simulator/features holds these words"
-    assert STILL_MISSING - missing() == set(), "these have rows now: take them out of STILL_MISSING"
+    assert missing() == set(), "no row of simulator/features holds these words"
 
 
 # --- reading and showing -------------------------------------------------------------------------
