@@ -129,7 +129,8 @@ def memory_budget(
                 hint=f"at most {max(blocks, 0) * limits.block_size} tokens fit",
             )
         blocks = wanted
-    if blocks < 1:
+    # A sequence of one token: a block, and what recurrent and local layers keep of it.
+    if blocks < max(1, pages.blocks_for(1)):
         if beside.weights_gib and room + beside.weights_gib * fraction > 0.0:
             raise DoesNotFitError(
                 f"{beside.name} of {beside.weights_gib:.1f} GiB does not fit beside {spec.name} on "
@@ -244,6 +245,7 @@ def _what_would_fit(
         if layout.tp < devices <= node_devices:
             wider = replace(layout, tp=devices)
             room = _room(spec, engine, precision, limits, wider, device_gib, fraction, beside)[2]
-            if room * GIB >= _pages(spec, engine, precision, wider, limits, beside)[0]:
+            size, pages = _pages(spec, engine, precision, wider, limits, beside)
+            if room * GIB >= size * max(1, pages.blocks_for(1)):
                 return f"{whole}: parallelism.tp: {devices} would fit"
     return f"{whole}: take a narrower precision.weights or a device with more memory"
