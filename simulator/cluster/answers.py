@@ -195,6 +195,14 @@ class DraftingAnswerClock(AnswerClock):
         self._decoding = decoding
         self._watched: list[Sequence] = []
 
+    def end_with_next(self, plan: Plan) -> None:
+        """See ``AnswerClock.end_with_next``."""
+        if plan.steps > 1:
+            for sequence in self._watched:
+                if sequence.answer_at and sequence.finish_at != NOT_DECODING:
+                    steps = self._decoding.steps_to(sequence, sequence.answer_at)
+                    plan.steps = min(plan.steps, steps)
+
     def _watch(self, sequence: Sequence) -> None:
         self._watched.append(sequence)
 

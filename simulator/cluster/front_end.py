@@ -11,6 +11,7 @@ from simpy import Environment, Event
 from simulator.cluster.wake import NORMAL, Wake
 from simulator.deployment import FrontEndTimes
 from simulator.serving.sequence import Sequence
+from simulator.workload.requests import Floats, Ints
 
 
 class FrontEnd:
@@ -95,3 +96,15 @@ class FrontEnd:
         waited = max(self.handed_out_s, first_end) + steps * batch_s
         self.handed_out_s = max(waited, now + batch_s)
         return self.handed_out_s
+
+    def hand_out_each(self, tokens: Ints, ends: Floats) -> float:
+        """The same of steps that give different numbers of tokens, by the times of their ends, the
+        last one now; the sums are those of ``hand_out`` for one step after the other."""
+        each_s = self._times.token_s
+        if not each_s:
+            return float(ends[-1])
+        left_s = self.handed_out_s
+        for batch_s, end in zip((each_s * tokens).tolist(), ends.tolist(), strict=True):
+            left_s = (left_s if left_s > end else end) + batch_s
+        self.handed_out_s = left_s
+        return left_s

@@ -10,6 +10,7 @@ from simpy import Environment
 
 from simulator.cluster.alone import Alone
 from simulator.cluster.disaggregation import DecodeReplica, PrefillReplica
+from simulator.cluster.drafting import DraftingReplica
 from simulator.cluster.groups import lanes_of, share_of_lane
 from simulator.cluster.lockstep import Lockstep
 from simulator.cluster.pipeline import Pipeline
@@ -23,6 +24,7 @@ from simulator.scenario.pools import Role
 from simulator.serving.kv_cache import KvLayout
 from simulator.serving.policies import make_scheduler
 from simulator.serving.sequence import Sequence
+from simulator.serving.speculative import SpeculativeScheduler
 
 REPLICAS: dict[Role, type[Replica]] = {
     "prefill": PrefillReplica,
@@ -95,6 +97,8 @@ def make_replica(
         )  # fmt: skip
         lockstep.alone = alone
         return cast("Replica", lockstep)
+    if make is Replica and isinstance(schedulers[0], SpeculativeScheduler):
+        make = DraftingReplica
     replica = (make if role == "serve" else REPLICAS[role])(
         number, env, schedulers[0], cost, recorder, loads,
         front_end=front_end, response_s=response_s, window_s=window_s,

@@ -96,6 +96,10 @@ class LaneGroup:
         self.loads = loads
         self.scheduler = LaneSchedulers([lane.scheduler for lane in lanes], loads)
 
+    def cached_blocks(self, sequence: Sequence) -> int:
+        """Leading blocks of a request that the lane which it would join now has in its cache."""
+        return self.scheduler.kv.lookup(sequence)
+
     @property
     def last_s(self) -> float:
         """When the tokens of the last step came to their clients."""

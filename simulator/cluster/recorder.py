@@ -24,7 +24,8 @@ from simulator.results.waste import KvWaste
 from simulator.workload.requests import Requests
 
 _DERIVED = ("lane", "adapters", "adapter_tokens")
-_STEP_COLUMNS = tuple(field.name for field in fields(StepTable) if field.name not in _DERIVED)
+COLUMNS = tuple(field.name for field in fields(StepTable) if field.name not in _DERIVED)
+"""Of the step table, in the order of a row."""
 _FLOAT_COLUMNS = frozenset(
     (
         "start_s",
@@ -40,7 +41,7 @@ _FLOAT_COLUMNS = frozenset(
         "kv_tokens",
     )
 )
-_WIDTH = len(_STEP_COLUMNS)
+_WIDTH = len(COLUMNS)
 FLUSH_AT = (1 << 15) * _WIDTH * 8
 """Bytes in ``Recorder.rows`` at which whoever appends calls ``flush``."""
 
@@ -99,7 +100,7 @@ class Recorder:
         self._chunks.append(
             [
                 table[:, i].copy() if name in _FLOAT_COLUMNS else table[:, i].astype(np.int64)
-                for i, name in enumerate(_STEP_COLUMNS)
+                for i, name in enumerate(COLUMNS)
             ]
         )
         del table
@@ -123,7 +124,7 @@ class Recorder:
         outcome = np.frombuffer(self.outcome, dtype=np.int64)
         columns: dict[str, np.ndarray] = {}
         for i in range(_WIDTH - 1, -1, -1):
-            columns[_STEP_COLUMNS[i]] = np.concatenate([chunk.pop() for chunk in self._chunks])
+            columns[COLUMNS[i]] = np.concatenate([chunk.pop() for chunk in self._chunks])
         self._chunks = []
         adapters = np.zeros((len(columns["steps"]), 2), dtype=np.int64)
         if self.adapter_rows:

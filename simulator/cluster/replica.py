@@ -135,6 +135,10 @@ class Replica:
             self._rank(sequence)
         return self._front.waiting + len(self._unseen) + order.ahead_of(sequence, self.env.now)
 
+    def cached_blocks(self, sequence: Sequence) -> int:
+        """Leading blocks of a request that are in the cache now."""
+        return self.scheduler.kv.lookup(sequence)
+
     @property
     def kv_used(self) -> int:
         """KV blocks in use by the end of the step under way."""

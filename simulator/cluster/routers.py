@@ -178,7 +178,7 @@ class PrefixAware:
         for replica in self._fleet.replicas:
             load = loads[replica.number]
             if load <= least + self._max_imbalance:
-                warmth = (replica.scheduler.kv.lookup(sequence), -load)
+                warmth = (replica.cached_blocks(sequence), -load)
                 if warmth > most:
                     best, most = replica, warmth
         return best

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from heapq import heappush
 
 from simpy import Environment, Event
 from simpy.events import EventPriority
@@ -34,3 +35,9 @@ class Wake(Event):
         """Happens ``delay`` seconds from now; of events at that time, as its priority says."""
         self.callbacks = self._calls
         self.env.schedule(self, self.priority, delay)
+
+    def at(self, time: float) -> None:
+        """Happens at a time: to the last bit, which a sum of now and a delay may miss."""
+        self.callbacks = self._calls
+        env = self.env
+        heappush(env._queue, (time, self.priority, next(env._eid), self))

@@ -28,14 +28,14 @@ from simulator.costs.operators import (
 from simulator.costs.protocol import Chunk, local_pairs
 from simulator.costs.recurrent import PromptScans, RecurrentScan, RecurrentUpdate
 from simulator.costs.rows import View, attribute, table, table_shape, total
-from simulator.costs.stretches import Bends, DecodeTable, PromptAttention
+from simulator.costs.stretches import Bends, DecodeTable, PromptAttention, on_lines
 from simulator.deployment import Limits, ResolvedPrecision
 from simulator.engines.profile import EngineProfile
 from simulator.hardware.profile import HardwareProfile
 from simulator.models.layout import Layout
 from simulator.models.spec import ModelSpec
 from simulator.results.record import StepTable, StepWork
-from simulator.workload.requests import Floats
+from simulator.workload.requests import Floats, Ints
 
 _ALWAYS = 1 << 60
 
@@ -179,6 +179,18 @@ class StepCostModel:
         if slope > 0.0:
             steps = min(steps, int((batch.floor - device) / slope) + 1)
         return batch.floor + batch.host, 0.0, steps
+
+    def decode_series(self, sequences: int, context: Ints, local_context: Ints) -> Floats:
+        """See ``SeriesCost.decode_series``; the operations of ``decode`` in its order."""
+        batch = self._batches.get(sequences) or self._batch(sequences)
+        device = np.full(len(context), batch.fixed)
+        if batch.full is not None:
+            device += on_lines(batch.full, context)
+        if batch.local is not None:
+            device += on_lines(batch.local, local_context)
+        np.maximum(device, batch.floor, out=device)
+        device += batch.host
+        return device
 
     def step(
         self,

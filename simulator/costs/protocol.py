@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 class Chunk(NamedTuple):
@@ -48,6 +54,28 @@ class StepCost(Protocol):
         """One step with prompt chunks: ``sequences`` decode beside them and ``sampled`` sequences
         (decoding ones and those whose prompt ends) need logits."""
         ...
+
+
+@runtime_checkable
+class SeriesCost(StepCost, Protocol):
+    """Predicted durations of many decode steps at once."""
+
+    def decode_series(self, sequences: int, context: Ints, local_context: Ints) -> Floats:
+        """Durations of decode steps with the same number of sequences: to the last bit what
+        ``decode`` says of each, its ``local_growth`` being 0. Shapes (steps,)."""
+        ...
+
+
+def decode_series_of(cost: StepCost) -> Callable[[int, Ints, Ints], Floats]:
+    """``SeriesCost.decode_series`` of any cost model."""
+    if isinstance(cost, SeriesCost):
+        return cost.decode_series
+
+    def one_by_one(sequences: int, context: Ints, local_context: Ints) -> Floats:
+        pairs = zip(context.tolist(), local_context.tolist(), strict=True)
+        return np.array([cost.decode(sequences, whole, local, 0)[0] for whole, local in pairs])
+
+    return one_by_one
 
 
 class Work(NamedTuple):

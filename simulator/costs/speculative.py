@@ -56,6 +56,12 @@ class Drafter:
         local = self._local(sequences, middle)
         return passes * self.cost.decode(sequences, middle, local, 0)[0]
 
+    def seconds_series(self, passes: int, sequences: int, context: Ints) -> Floats:
+        """``seconds`` for each context. Shapes (steps,)."""
+        middle = context + sequences * (passes - 1) // 2
+        local = np.minimum(middle, sequences * self._span)
+        return passes * self.cost.decode_series(sequences, middle, local)
+
     def _local(self, sequences: int, context: int) -> int:
         """Tokens in the draft's local span; the target's span says nothing about them."""
         return min(context, sequences * self._span)
@@ -149,6 +155,16 @@ class SpeculativeCost:
         if self._drafter is not None:
             seconds += self._drafter.seconds(self._tokens, sequences, context)
         return seconds, 0.0, 1
+
+    def decode_series(self, sequences: int, context: Ints, local_context: Ints) -> Floats:
+        """See ``SeriesCost.decode_series``; the operations of ``decode`` in its order."""
+        if sequences > self._max_batch:
+            return self._plain.decode_series(sequences, context, local_context)
+        seconds = self._verify.decode_series(sequences, context, local_context)
+        seconds += self._lookup_s * sequences
+        if self._drafter is not None:
+            seconds += self._drafter.seconds_series(self._tokens, sequences, context)
+        return seconds
 
     def step(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from math import exp, log2
@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from simulator.costs.attention import PrefillAttention
-from simulator.workload.requests import Floats
+from simulator.workload.requests import Floats, Ints
 
 Bends = tuple[list[int], list[int], list[float], list[float]]
 """Of each stretch of the context: its end, its start, seconds at its start, seconds a token."""
@@ -74,6 +74,17 @@ class DecodeTable:
             tail += op.tail(n)
         slopes = np.diff(values, axis=1) / (np.diff(knots) * n[:, None])
         return values.tolist(), np.concatenate([slopes, tail[:, None]], axis=1).tolist()
+
+
+def on_lines(bends: Bends, context: Ints) -> Floats:
+    """Seconds at each context, worked out as for a single one. Shapes (steps,)."""
+    ends, starts, values, slopes = bends
+    low = bisect_left(ends, int(context.min()))
+    if low == len(ends) - 1 or low == bisect_left(ends, int(context.max())):
+        return values[low] + slopes[low] * (context - starts[low])
+    at = np.searchsorted(ends, context)
+    seconds: Floats = np.array(values)[at] + np.array(slopes)[at] * (context - np.array(starts)[at])
+    return seconds
 
 
 class PromptAttention:

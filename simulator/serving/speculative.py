@@ -4,180 +4,148 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from simulator.deployment import Speculation
-from simulator.serving.acceptance import Acceptance
 from simulator.serving.inflight import InFlightScheduler
 from simulator.serving.kv_cache import KvCache
-from simulator.serving.scheduler import DecodeSet, Plan
+from simulator.serving.paced import PacedDecodeSet
+from simulator.serving.scheduler import Plan
 from simulator.serving.sequence import NOT_DECODING, Sequence
+from simulator.serving.timetable import Outlook, Timetable
 
-_LEFT, _ROOM, _PLACE, _STORED = range(4)
-_ENOUGH = 1 << 40
-"""Free slots of a sequence that needs no blocks while it decodes."""
+_WORTH = 2
+"""Steps with drafts a sequence, after steps without, until a new timetable is made: about the time
+that making it takes."""
 
 
-class SpeculativeDecodeSet(DecodeSet):
-    """The sequences that decode, each at its own pace.
+class SpeculativeDecodeSet(PacedDecodeSet):
+    """The sequences that decode, each at its own pace, with a timetable as long as all steps draft.
 
-    Every sequence has a slot, a column of one array whose rows all fall by what it gains in a step:
-    tokens left, free token slots in its KV blocks, where its next draw lies on the tape, and stored
-    tokens, negative. So a step is a few operations on arrays, whatever the batch.
+    Where too many decode for drafts, steps are taken as they come (``PacedDecodeSet``), and for
+    some time after that, because a load that swings around ``max_batch`` would have a new
+    timetable made all the time.
     """
 
     def __init__(
         self, block_size: int, *, growing: bool, span: int, chunked: bool, speculation: Speculation
     ) -> None:
-        super().__init__(block_size, growing=growing, span=span, chunked=chunked)
-        self._speculation = speculation
-        self._acceptance = Acceptance(speculation)
-        self._columns = np.zeros((4, 16), dtype=np.int64)
-        self._slots: list[Sequence] = []
-        self._tape = np.zeros(1 << 12, dtype=np.int64)
-        self._written = 0
-        self._gain: npt.NDArray[np.int64] | int = 0
+        super().__init__(
+            block_size, growing=growing, span=span, chunked=chunked, speculation=speculation
+        )
+        self._calm = 0
+        self.table: Timetable | None = self._new_table()
 
-    @property
-    def width(self) -> int:
-        """Tokens that each sequence computes in the next step: its last one and the drafts."""
-        return self._speculation.width(self.count)
+    def _new_table(self) -> Timetable:
+        return Timetable(
+            1 + self._speculation.tokens,
+            self.block_size if self.growing else 0,
+            self.span,
+            chunked=self.chunked,
+        )
+
+    def settle(self) -> None:
+        """Before a step is planned: makes a timetable, or gives it up."""
+        most = self._speculation.max_batch
+        if self.table is not None:
+            if self.count > most:
+                self._give_up(self.table)
+        elif self.count > most:
+            self._calm = 0
+        else:
+            self._calm += 1
+            if self._calm > _WORTH * self.count:
+                self._make()
+
+    def _give_up(self, table: Timetable) -> None:
+        members = [(sequence, self.leave(sequence)) for sequence in table.sequences()]
+        self.table, self._calm = None, 0
+        for sequence, stored in members:
+            sequence.computed = stored
+            self.join(sequence, sequence.output - sequence.generated)
+
+    def _make(self) -> None:
+        members = []
+        for sequence in list(self.slots):
+            sequence.generated = sequence.output - self.left(sequence)
+            members.append((sequence, self.leave(sequence)))
+        self.table = self._new_table()
+        for sequence, stored in members:
+            sequence.computed = stored
+            self.join(sequence, sequence.output - sequence.generated)
 
     # --- coming and going ------------------------------------------------------------------------
 
     def join(self, sequence: Sequence, remaining: int) -> None:
-        """Adds a sequence that has ``computed`` tokens stored and ``remaining`` tokens to come."""
-        slot = self.count
-        if slot == self._columns.shape[1]:
-            self._columns = np.concatenate([self._columns, np.zeros_like(self._columns)], axis=1)
+        """See ``PacedDecodeSet.join``."""
+        if self.table is None:
+            super().join(sequence, remaining)
+            return
         stored = sequence.computed
-        room = _ENOUGH
-        if self.growing:
-            room = (sequence.blocks - sequence.fixed) * self.block_size - stored
-        place = self._write(self._acceptance.tokens(sequence.index, sequence.output, remaining))
-        self._columns[:, slot] = (remaining, room, place, -stored)
-        self._slots.append(sequence)
-        sequence.offset = slot
+        drawn = self._acceptance.tokens(sequence.index, sequence.output, remaining)
+        self.table.join(sequence, stored, remaining, sequence.blocks - sequence.fixed, drawn)
         sequence.finish_at = 0
         self.count += 1
         self.context += stored + 1
 
     def leave(self, sequence: Sequence) -> int:
-        """Takes out a sequence and says in it how many blocks it has; returns its stored tokens."""
-        slot, columns = sequence.offset, self._columns
-        stored = -int(columns[_STORED, slot])
+        """See ``PacedDecodeSet.leave``."""
+        if self.table is None:
+            return super().leave(sequence)
+        stored, left, held = self.table.leave(sequence)
         if self.growing:
-            held = (stored + int(columns[_ROOM, slot])) // self.block_size
             sequence.blocks = held + sequence.fixed
-        last = self._slots.pop()
-        self.count -= 1
-        if last is not sequence:
-            columns[:, slot] = columns[:, self.count]
-            self._slots[slot] = last
-            last.offset = slot
+        sequence.generated = sequence.output - left
         sequence.finish_at = NOT_DECODING
+        self.count -= 1
         self.context -= stored + 1
         return stored
 
     def stored(self, sequence: Sequence) -> int:
         """Tokens that a decoding sequence has in the cache."""
-        return -int(self._columns[_STORED, sequence.offset])
+        return super().stored(sequence) if self.table is None else self.table.stored(sequence)
 
     def left(self, sequence: Sequence) -> int:
         """Tokens that a decoding sequence has still to give."""
-        return int(self._columns[_LEFT, sequence.offset])
+        return super().left(sequence) if self.table is None else self.table.left(sequence)
 
-    def _write(self, drawn: npt.NDArray[np.int64]) -> int:
-        """Puts draws on the tape; returns where the next one to be read, the last one, lies."""
-        if self._written + len(drawn) > len(self._tape):
-            self._rewrite(len(drawn))
-        start = self._written
-        self._written += len(drawn)
-        self._tape[start : self._written] = drawn
-        return self._written - 1
-
-    def _rewrite(self, more: int) -> None:
-        """Begins a new tape with the draws that are still to be read, and room for as many."""
-        columns = self._columns[:, : self.count]
-        left = columns[_LEFT].tolist()
-        tape = np.zeros(max(1 << 12, 2 * (sum(left) + more)), dtype=np.int64)
-        written = 0
-        for slot, (length, place) in enumerate(zip(left, columns[_PLACE].tolist(), strict=True)):
-            tape[written : written + length] = self._tape[place + 1 - length : place + 1]
-            written += length
-            columns[_PLACE, slot] = written - 1
-        self._tape, self._written = tape, written
+    def steps_to(self, sequence: Sequence, token: int) -> int:
+        """Steps until a sequence of the timetable gives that token of its output."""
+        assert self.table is not None, "without a timetable nobody knows"
+        return self.table.steps_to(sequence, token - sequence.output + self.left(sequence))
 
     # --- a step ----------------------------------------------------------------------------------
 
-    def lacking(self, width: int) -> npt.NDArray[np.int64] | None:
-        """Blocks that each sequence lacks to store ``width`` tokens more, or all that are left if
-        these are fewer; None if nobody lacks any. Shape (count,)."""
-        if not self.growing:
-            return None
-        columns = self._columns[:, : self.count]
-        short = np.minimum(columns[_LEFT], width)
-        short -= columns[_ROOM]
-        if short.max() <= 0:
-            return None
-        short += self.block_size - 1
-        short //= self.block_size
-        blocks: npt.NDArray[np.int64] = np.maximum(short, 0, out=short)
-        return blocks
-
     def lacks(self, sequence: Sequence, width: int) -> int:
-        """The same of one sequence."""
-        left, room = self._columns[:_PLACE, sequence.offset].tolist()
-        return max(0, -(-(min(left, width) - room) // self.block_size)) if self.growing else 0
-
-    def give(self, blocks: npt.NDArray[np.int64]) -> None:
-        """Every sequence gets so many blocks. Shape (count,)."""
-        self._columns[_ROOM, : self.count] += blocks * self.block_size
+        """Blocks that a sequence lacks to store ``width`` tokens more, or all that are left."""
+        if self.table is None:
+            return super().lacks(sequence, width)
+        return self.table.lacks(sequence)
 
     def give_one(self, sequence: Sequence, blocks: int) -> None:
-        """One sequence gets so many blocks."""
-        self._columns[_ROOM, sequence.offset] += blocks * self.block_size
+        """One sequence gets the blocks that it lacks."""
+        if self.table is None:
+            super().give_one(sequence, blocks)
+        else:
+            self.table.given(sequence)
 
-    def draw(self, width: int) -> int:
-        """Fixes what the next step gives every sequence; returns the tokens of all together."""
-        if width == 1:
-            self._gain = 1
-            return self.count
-        columns = self._columns[:, : self.count]
-        gain = self._tape[columns[_PLACE]]
-        self._gain = np.minimum(gain, columns[_LEFT], out=gain)
-        return int(gain.sum())
-
-    def visible(self) -> int:
-        """Tokens within the local span that the sequences attend to at their next place, summed."""
-        stored = -self._columns[_STORED, : self.count]
-        if self.chunked:
-            return int((stored % self.span).sum()) + self.count
-        return int(np.minimum(stored + 1, self.span).sum())
-
-    def advance_drawn(self, tokens: int) -> list[Sequence]:
-        """Everyone gains what was drawn, ``tokens`` together; returns those that have ended, which
-        have left, in the order of their admissions."""
-        columns = self._columns[:, : self.count]
-        columns -= self._gain
+    def advance_drawn(self, tokens: int, steps: int = 1) -> list[Sequence]:
+        """See ``PacedDecodeSet.advance_drawn``; ``tokens`` come in ``steps``."""
+        if self.table is None:
+            return super().advance_drawn(tokens)
         self.context += tokens
-        left = columns[_LEFT]
-        if left.min() > 0:
-            return []
-        ended = [self._slots[slot] for slot in np.flatnonzero(left == 0).tolist()]
+        ended = self.table.advance(steps)
         for sequence in ended:
             sequence.computed = self.leave(sequence)
-        return sorted(ended, key=lambda sequence: sequence.order)
+        return ended
 
     def check_integrity(self) -> None:
-        """Raises AssertionError if the slots contradict each other."""
-        columns = self._columns[:, : self.count]
-        assert len(self._slots) == self.count, "slots miscounted"
-        assert all(s.offset == slot for slot, s in enumerate(self._slots)), "slots mixed up"
-        assert int((1 - columns[_STORED]).sum()) == self.context, "context miscounted"
-        if self.growing:
-            assert not ((columns[_ROOM] - columns[_STORED]) % self.block_size).any(), "torn blocks"
+        """Raises AssertionError if what is known of the sequences contradicts itself."""
+        if self.table is None:
+            super().check_integrity()
+            return
+        self.table.check_integrity()
+        members = self.table.sequences()
+        assert len(members) == self.count, "courses miscounted"
+        assert sum(self.stored(s) + 1 for s in members) == self.context, "context miscounted"
 
 
 class SpeculativeScheduler(InFlightScheduler):
@@ -185,12 +153,19 @@ class SpeculativeScheduler(InFlightScheduler):
 
     A step computes ``Speculation.width`` tokens of each: they count against the budget and need KV
     slots before it runs, though never more than the output has left, which stay with the sequence
-    whatever is accepted. Every plan is for one step.
+    whatever is accepted. A plan is for one step, unless somebody who asks for the ``outlook`` of
+    plans allows more.
+
+    Attributes:
+        most_steps: of a plan.
     """
 
     def __init__(self, kv: KvCache, *, speculation: Speculation, **options: Any) -> None:
         super().__init__(kv, **options)
         span, chunked = self.decoding.span, self.decoding.chunked
+        self.most_steps = 1
+        self._ahead: Outlook | None = None
+        self._taken = 0
         self._drafting = self.decoding = SpeculativeDecodeSet(
             kv.block_size,
             growing=self.decoding.growing,
@@ -210,21 +185,40 @@ class SpeculativeScheduler(InFlightScheduler):
         decoding = self._drafting
         if not decoding.count:
             return
-        blocks = decoding.lacking(decoding.width)
-        if blocks is not None:
-            wanted = int(blocks.sum())
-            if wanted > self.kv.free:
+        decoding.settle()
+        table = decoding.table
+        if table is None:
+            self._take_for_all(plan)
+        else:
+            blocks = table.blocks
+            if blocks > self.kv.free:
                 self._grow_one_by_one(plan)
-                if not decoding.count:
-                    return
-            else:
-                self.kv.take(wanted)
-                decoding.give(blocks)
+            elif blocks:
+                self.kv.take(blocks)
+        if not decoding.count:
+            return
         plan.decode = plan.emitting = decoding.count
         plan.context = decoding.context
-        if decoding.span:
-            plan.local_context = decoding.visible()
-        plan.accepted = decoding.draw(decoding.width) - decoding.count
+        if table is None:
+            if decoding.span:
+                plan.local_context = decoding.visible()
+            plan.accepted = decoding.draw(decoding.width) - decoding.count
+        else:
+            plan.local_context = table.visible
+            plan.accepted = table.tokens - decoding.count
+
+    def _take_for_all(self, plan: Plan) -> None:
+        """KV slots for all without a timetable."""
+        decoding = self._drafting
+        blocks = decoding.lacking(decoding.width)
+        if blocks is None:
+            return
+        wanted = int(blocks.sum())
+        if wanted > self.kv.free:
+            self._grow_one_by_one(plan)
+        else:
+            self.kv.take(wanted)
+            decoding.give(blocks)
 
     def _grow_one_by_one(self, plan: Plan) -> None:
         """Slots for each decoding sequence in turn where not all can have the blocks they need. If
@@ -256,7 +250,34 @@ class SpeculativeScheduler(InFlightScheduler):
         super()._add_prompts(plan, left)
 
     def _leap(self) -> int:
-        return 1
+        table = self._drafting.table
+        if self.most_steps == 1 or table is None or self._hit_may_go:
+            return 1
+        if self.waiting and not self.blocked:
+            return 1  # prompts are held back
+        return table.steps_within(self.kv.free, min(table.until_end(), self.most_steps))
+
+    def outlook(self, steps: int) -> Outlook:
+        """What the steps of a plan for several do. Their blocks are taken when the steps are
+        completed, or when somebody wants to know (``catch_up``)."""
+        table = self._drafting.table
+        assert table is not None, "a plan for several steps has a timetable"
+        self._ahead, self._taken = table.outlook(steps), 0
+        return self._ahead
+
+    def catch_up(self, steps: int) -> None:
+        """Takes the blocks of the plan's first ``steps``, the last of which is under way."""
+        assert self._ahead is not None
+        blocks = self._ahead.blocks.item(steps - 1)
+        if blocks > self._taken:
+            self.kv.take(blocks - self._taken)
+            self._taken = blocks
+
+    def kv_used(self, steps: int) -> int:
+        """KV blocks in use in the ``steps``-th step of the plan under way."""
+        if steps > 1:
+            self.catch_up(steps)
+        return self.kv.used
 
     def _blocks_held(self, sequence: Sequence) -> int:
         return sequence.blocks
@@ -264,14 +285,18 @@ class SpeculativeScheduler(InFlightScheduler):
     # --- booking ---------------------------------------------------------------------------------
 
     def complete(self, plan: Plan, steps: int = 1) -> list[Sequence]:
-        """Books the execution of the plan; returns the sequences that ended."""
-        assert steps == 1, "a step with drafts is planned for itself"
+        """Books ``steps`` executions of the plan; returns the sequences that ended."""
         ended: list[Sequence] = []
+        tokens = plan.decode + plan.accepted
+        if steps > 1:
+            self.catch_up(steps)
+            assert self._ahead is not None
+            tokens = int(self._ahead.tokens[:steps].sum())
         if plan.held:
             self._waited += 1
         plan.kv_used = self.kv.total - self.kv.free
         if plan.decode:
-            ended = self._drafting.advance_drawn(plan.decode + plan.accepted)
+            ended = self._drafting.advance_drawn(tokens, steps)
             for sequence in ended:
                 sequence.generated = sequence.output
                 del self._running[sequence]
