@@ -27,11 +27,14 @@ MOST_STEPS = 256
 _WORTH_STEPS = 4
 """Fewer are done one by one in the same time."""
 
-_CHANGING = ("start_s", "first_s", "context", "local_context", "accepted_tokens", "waiting",
-             "kv_blocks", "kv_tokens")  # fmt: skip
-_START, _FIRST, _CONTEXT, _LOCAL, _ACCEPTED, _WAITING, _USED, _STORED = map(
-    COLUMNS.index, _CHANGING
-)
+(
+    _START, _FIRST, _CONTEXT, _LOCAL, _ACCEPTED, _WAITING, _USED, _STORED,
+    _DECODE, _SAMPLED, _GAPS, _RUNNING,
+) = map(
+    COLUMNS.index,
+    ("start_s", "first_s", "context", "local_context", "accepted_tokens", "waiting", "kv_blocks",
+     "kv_tokens", "decode", "sampled", "gap_tokens", "running"),
+)  # fmt: skip
 
 
 class Run:
@@ -48,10 +51,10 @@ class Run:
 
     __slots__ = ("context", "ends", "kv_used", "newcomers", "outlook", "seconds")
 
-    def __init__(self, outlook: Outlook, context: int, kv_used: int) -> None:
+    def __init__(self, outlook: Outlook, plan: Plan, kv_used: int) -> None:
         self.outlook = outlook
-        self.context = np.cumsum(outlook.tokens)
-        self.context += context
+        self.context = outlook.tokens.cumsum()
+        self.context += plan.context
         self.context -= outlook.tokens
         self.kv_used = kv_used
         self.newcomers: list[int] = []
@@ -62,7 +65,7 @@ class Run:
         ends = np.empty(len(seconds) + 1)
         ends[0] = now
         ends[1:] = seconds
-        self.ends = np.cumsum(ends)  # one after the other, as a clock does
+        self.ends = ends.cumsum()  # one after the other, as a clock does
 
 
 class DraftingReplica(Replica):
@@ -75,7 +78,9 @@ class DraftingReplica(Replica):
         self.scheduler.most_steps = MOST_STEPS
         self._seconds: Callable[..., Floats] = decode_series_of(self.cost)
         self._run: Run | None = None
-        self._planned = 1
+        self._row = np.zeros(len(COLUMNS))
+        self._row[COLUMNS.index("replica")] = self.number
+        self._row[COLUMNS.index("steps")] = 1
 
     # --- from outside ----------------------------------------------------------------------------
 
@@ -110,7 +115,7 @@ class DraftingReplica(Replica):
     def _boundary(self, at: float) -> int:
         if self._run is None:
             return 1
-        return min(max(1, int(np.searchsorted(self._run.ends, at))), self._steps)
+        return min(max(1, int(self._run.ends.searchsorted(at))), self._steps)
 
     def _wake_at(self, time: float) -> None:
         event = self._event
@@ -123,24 +128,30 @@ class DraftingReplica(Replica):
 
     def _schedule(self, now: float) -> Plan | None:
         plan = super()._schedule(now)
-        if plan is not None:
-            self._planned, plan.steps = plan.steps, 1
+        if plan is not None and plan.steps > 1:
+            steps, plan.steps = plan.steps, 1
+            if steps >= _WORTH_STEPS and not self._may_change():
+                run = self._run = Run(self.scheduler.outlook(steps), plan, self.scheduler.kv.used)
+                run.take(self._seconds(plan.decode, run.context, run.outlook.visible), now)
         return plan
+
+    def _may_change(self) -> bool:
+        """Whether what is to be done next may change while nobody comes or goes."""
+        if self._paused or (self._unseen and not self.scheduler.blocked):
+            return True
+        # With an order in the queue, who is its head may change at any time.
+        return self._order is not None and bool(self._unseen or self.scheduler.waiting)
+
+    def _wake(self, delay: float) -> None:
+        if self._run is None:
+            super()._wake(delay)
 
     def _begin(self, now: float) -> None:
         super()._begin(now)
-        plan, steps = self._plan, self._planned
-        if plan is None or steps < _WORTH_STEPS or self._paused:
-            return
-        if self._unseen and not self.scheduler.blocked:
-            return
-        if self._order is not None and (self._unseen or self.scheduler.waiting):
-            return  # who is the head may change at any time
-        kv = self.scheduler.kv
-        run = self._run = Run(self.scheduler.outlook(steps), plan.context, kv.used)
-        run.take(self._seconds(plan.decode, run.context, run.outlook.visible), now)
-        self._steps = steps
-        self._wake_at(run.ends.item(steps))
+        run = self._run
+        if run is not None:
+            self._steps = len(run.seconds)
+            self._wake_at(run.ends.item(-1))
 
     def _finish(self, plan: Plan, now: float) -> None:
         run, steps = self._run, self._steps
@@ -165,18 +176,18 @@ class DraftingReplica(Replica):
     def _write_rows(self, run: Run, plan: Plan, steps: int) -> None:
         """A row of the step table for each step."""
         count = plan.decode
-        row = dict.fromkeys(COLUMNS, 0)
-        row |= {"replica": self.number, "steps": 1, "decode": count, "sampled": count}
-        row |= {"gap_tokens": plan.emitting, "running": plan.running}
-        table = np.empty((steps, len(COLUMNS)))
-        table[:] = list(row.values())
+        row = self._row
+        row[_DECODE] = row[_SAMPLED] = row[_GAPS] = count
+        row[_RUNNING] = plan.running
+        row[_WAITING] = len(self.scheduler.waiting) + len(self._unseen)
+        table = np.empty((steps, len(row)))
+        table[:] = row
         tokens, blocks, visible = (column[:steps] for column in run.outlook)
         table[:, _START] = run.ends[:steps]
         table[:, _FIRST] = run.seconds[:steps]
         table[:, _CONTEXT] = run.context[:steps]
         table[:, _LOCAL] = visible
         table[:, _ACCEPTED] = tokens - count
-        table[:, _WAITING] = len(self.scheduler.waiting) + len(self._unseen)
         for step in run.newcomers:
             table[: step - 1, _WAITING] -= 1
         table[:, _USED] = run.kv_used + blocks

@@ -183,11 +183,14 @@ class StepCostModel:
     def decode_series(self, sequences: int, context: Ints, local_context: Ints) -> Floats:
         """See ``SeriesCost.decode_series``; the operations of ``decode`` in its order."""
         batch = self._batches.get(sequences) or self._batch(sequences)
-        device = np.full(len(context), batch.fixed)
-        if batch.full is not None:
-            device += on_lines(batch.full, context)
+        if batch.full is None:
+            device = np.full(len(context), batch.fixed)
+        else:
+            device = on_lines(batch.full, context, context.item(0), context.item(-1))
+            device += batch.fixed
         if batch.local is not None:
-            device += on_lines(batch.local, local_context)
+            low, high = int(local_context.min()), int(local_context.max())
+            device += on_lines(batch.local, local_context, low, high)
         np.maximum(device, batch.floor, out=device)
         device += batch.host
         return device

@@ -62,7 +62,8 @@ class SeriesCost(StepCost, Protocol):
 
     def decode_series(self, sequences: int, context: Ints, local_context: Ints) -> Floats:
         """Durations of decode steps with the same number of sequences: to the last bit what
-        ``decode`` says of each, its ``local_growth`` being 0. Shapes (steps,)."""
+        ``decode`` says of each, its ``local_growth`` being 0. ``context`` never falls. Shapes
+        (steps,)."""
         ...
 
 

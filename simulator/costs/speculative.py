@@ -59,8 +59,10 @@ class Drafter:
     def seconds_series(self, passes: int, sequences: int, context: Ints) -> Floats:
         """``seconds`` for each context. Shapes (steps,)."""
         middle = context + sequences * (passes - 1) // 2
-        local = np.minimum(middle, sequences * self._span)
-        return passes * self.cost.decode_series(sequences, middle, local)
+        local = np.minimum(middle, sequences * self._span) if self._span else middle
+        seconds = self.cost.decode_series(sequences, middle, local)
+        seconds *= passes
+        return seconds
 
     def _local(self, sequences: int, context: int) -> int:
         """Tokens in the draft's local span; the target's span says nothing about them."""
@@ -161,7 +163,8 @@ class SpeculativeCost:
         if sequences > self._max_batch:
             return self._plain.decode_series(sequences, context, local_context)
         seconds = self._verify.decode_series(sequences, context, local_context)
-        seconds += self._lookup_s * sequences
+        if self._lookup_s:
+            seconds += self._lookup_s * sequences
         if self._drafter is not None:
             seconds += self._drafter.seconds_series(self._tokens, sequences, context)
         return seconds

@@ -76,14 +76,18 @@ class DecodeTable:
         return values.tolist(), np.concatenate([slopes, tail[:, None]], axis=1).tolist()
 
 
-def on_lines(bends: Bends, context: Ints) -> Floats:
-    """Seconds at each context, worked out as for a single one. Shapes (steps,)."""
+def on_lines(bends: Bends, context: Ints, low: int, high: int) -> Floats:
+    """Seconds at each context from ``low`` to ``high``, worked out as for a single one. Shapes
+    (steps,)."""
     ends, starts, values, slopes = bends
-    low = bisect_left(ends, int(context.min()))
-    if low == len(ends) - 1 or low == bisect_left(ends, int(context.max())):
-        return values[low] + slopes[low] * (context - starts[low])
+    i = bisect_left(ends, low)
+    seconds: Floats
+    if high <= ends[i]:
+        seconds = np.multiply(context - starts[i], slopes[i])
+        seconds += values[i]
+        return seconds
     at = np.searchsorted(ends, context)
-    seconds: Floats = np.array(values)[at] + np.array(slopes)[at] * (context - np.array(starts)[at])
+    seconds = np.array(values)[at] + np.array(slopes)[at] * (context - np.array(starts)[at])
     return seconds
 
 

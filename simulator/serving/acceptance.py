@@ -49,7 +49,7 @@ class Acceptance:
             self._bits.advance(first - self._at)
         drawn = self._generator.random(left)
         self._at = first + left
-        rejected = np.searchsorted(self._survival, drawn, side="right")
+        rejected = self._survival.searchsorted(drawn, side="right")
         tokens: Ints = self._most - rejected[::-1]
         return tokens
 

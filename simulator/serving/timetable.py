@@ -19,6 +19,7 @@ from simulator.serving.sequence import Sequence
 Ints = npt.NDArray[np.int64]
 
 _TOKENS, _BLOCKS, _VISIBLE = range(3)
+_NUMBERS = np.arange(1 << 12)
 
 
 class Course(NamedTuple):
@@ -190,7 +191,7 @@ class Timetable:
         """How many steps it takes to give so many tokens more."""
         course = self._courses[sequence]
         reached = course.gained_by(self._now) + tokens
-        return int(np.searchsorted(course.gained, reached)) + 1 - (self._now - course.since)
+        return int(course.gained.searchsorted(reached)) + 1 - (self._now - course.since)
 
     # --- what will be ----------------------------------------------------------------------------
 
@@ -220,16 +221,16 @@ class Timetable:
         if most < 2 or not self._block_size:
             return most
         at = self._now - self._base
-        taken = np.cumsum(self._sums[_BLOCKS, at + 1 : at + most])
+        taken = self._sums[_BLOCKS, at + 1 : at + most].cumsum()
         if taken.item(-1) <= free:
             return most
-        return 1 + int(np.searchsorted(taken, free, side="right"))
+        return 1 + int(taken.searchsorted(free, side="right"))
 
     def outlook(self, steps: int) -> Outlook:
         """The next steps."""
         at = self._now - self._base
         tokens, blocks, visible = self._sums[:, at : at + steps]
-        taken = np.cumsum(blocks)
+        taken = blocks.cumsum()
         taken -= taken.item(0)
         return Outlook(tokens, taken, visible)
 
@@ -254,13 +255,9 @@ class Timetable:
 
     def _is_due(self, entry: tuple[int, int, Sequence]) -> bool:
         """Whether the sequence has not left since, and come again."""
-        end, order, sequence = entry
+        _, order, sequence = entry
         course = self._courses.get(sequence)
-        return (
-            course is not None
-            and sequence.order == order
-            and course.since + len(course.gained) == end
-        )
+        return course is not None and sequence.order == order
 
     def check_integrity(self) -> None:
         """Raises AssertionError if the sums are not those of the sequences."""
@@ -279,11 +276,12 @@ class Timetable:
 
 def _way(left: int, drawn: Ints) -> tuple[Ints, Ints]:
     """Tokens given after each step until none of ``left`` is left, and in each step."""
-    gives = drawn.tolist()
+    after = (_NUMBERS[1 : left + 1] if left < len(_NUMBERS) else np.arange(1, left + 1)) - drawn
+    falls = after.tolist()
     remaining = []
     now = left
     while now > 0:
-        now -= gives[now - 1]
+        now = falls[now - 1]
         remaining.append(now)
     remaining[-1] = 0
     gained = np.array(remaining, dtype=np.int64)
