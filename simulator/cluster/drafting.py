@@ -77,6 +77,7 @@ class DraftingReplica(Replica):
         super().__init__(*args, **settings)
         self.scheduler.most_steps = MOST_STEPS
         self._seconds: Callable[..., Floats] = decode_series_of(self.cost)
+        self.recorder.in_order = False
         self._run: Run | None = None
         self._row = np.zeros(len(COLUMNS))
         self._row[COLUMNS.index("replica")] = self.number

@@ -103,8 +103,13 @@ class FrontEnd:
         each_s = self._times.token_s
         if not each_s:
             return float(ends[-1])
+        batches_s = each_s * tokens
+        left = ends + batches_s
         left_s = self.handed_out_s
-        for batch_s, end in zip((each_s * tokens).tolist(), ends.tolist(), strict=True):
+        if left_s <= ends[0] and (left[:-1] <= ends[1:]).all():  # no step waits for another one
+            self.handed_out_s = left.item(-1)
+            return self.handed_out_s
+        for batch_s, end in zip(batches_s.tolist(), ends.tolist(), strict=True):
             left_s = (left_s if left_s > end else end) + batch_s
         self.handed_out_s = left_s
         return left_s

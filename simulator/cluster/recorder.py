@@ -56,6 +56,7 @@ class Recorder:
 
     Attributes:
         refusals: how often admission control refused a request.
+        in_order: rows are appended as their last steps end; if not, they are sorted in the end.
         rows: rows of the step table that are not compacted yet, each made by ``pack_row``, with
             the number of the lane in place of the replica's.
         replica: who serves a request; the number of the lane as well.
@@ -82,6 +83,7 @@ class Recorder:
         thinks = requests.answers is not None and requests.answers.think
         self.answer_s = array("d", [_NAN]) * n if thinks else None
         self.refusals = 0
+        self.in_order = True
         self.gaps = array("d")
         self.rows = bytearray()
         self.moved: KvMoved | None = None
@@ -126,6 +128,9 @@ class Recorder:
         for i in range(_WIDTH - 1, -1, -1):
             columns[COLUMNS[i]] = np.concatenate([chunk.pop() for chunk in self._chunks])
         self._chunks = []
+        if not self.in_order and columns["replica"].any():
+            order = np.argsort(_ends(columns), kind="stable")
+            columns = {name: column[order] for name, column in columns.items()}
         adapters = np.zeros((len(columns["steps"]), 2), dtype=np.int64)
         if self.adapter_rows:
             adapters = np.frombuffer(self.adapter_rows).reshape(-1, 2).astype(np.int64)
@@ -168,3 +173,12 @@ class Recorder:
             moved=self.moved,
             waste=self.waste,
         )
+
+
+def _ends(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """When the last step of each row ends. Shape (rows,)."""
+    steps, slope = columns["steps"], columns["slope_s"]
+    ends: np.ndarray = columns["start_s"] + (
+        steps * columns["first_s"] + slope * (steps * (steps - 1) / 2)
+    )
+    return ends

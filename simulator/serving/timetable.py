@@ -220,6 +220,9 @@ class Timetable:
         those of the first one."""
         if most < 2 or not self._block_size:
             return most
+        at_most = most * self._width // self._block_size + 1
+        if at_most * len(self._courses) <= free:
+            return most
         at = self._now - self._base
         taken = self._sums[_BLOCKS, at + 1 : at + most].cumsum()
         if taken.item(-1) <= free:
