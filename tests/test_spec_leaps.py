@@ -20,7 +20,7 @@ from simulator.deployment import Speculation
 from simulator.results.record import RunRecord, StepTable
 from simulator.scenario.admission import Admission, KvUseRule, QueueLengthRule
 from simulator.scenario.routers import PrefixAwareRouter
-from simulator.serving import speculative as serving
+from simulator.serving.drafts import SpeculativeDecodeSet
 from simulator.serving.sequence import Sequence
 from simulator.serving.timetable import Timetable
 from tests.dyadic import TICK_S, DyadicCost
@@ -162,14 +162,14 @@ def test_timetables_are_given_up_and_made_again(monkeypatch: pytest.MonkeyPatch)
     their integrity holds at the end of the run."""
     seen: Counter[str] = Counter()
     for name in ("_give_up", "_make"):
-        original = getattr(serving.SpeculativeDecodeSet, name)
+        original = getattr(SpeculativeDecodeSet, name)
 
         def count(self: Any, *args: Any, name: str = name, original: Any = original) -> None:
             seen[name] += 1
             original(self, *args)
             self.check_integrity()
 
-        monkeypatch.setattr(serving.SpeculativeDecodeSet, name, count)
+        monkeypatch.setattr(SpeculativeDecodeSet, name, count)
     for seed in range(10):
         case = random_case(np.random.default_rng([seed, 3]), CONTINUOUS[0])
         assert_same(rounded(speculating(case, Speculation(2, (0.5, 0.5), 3, 0))))

@@ -13,9 +13,9 @@ from simulator.cluster.lanes import LaneGroup
 from simulator.cluster.recorder import Recorder
 from simulator.cluster.replica import Replica
 from simulator.results.record import LANES_APART
+from simulator.serving.drafts import SpeculativeDecodeSet
 from simulator.serving.scheduler import Plan
 from simulator.serving.sequence import NOT_DECODING, Sequence
-from simulator.serving.speculative import SpeculativeDecodeSet
 from simulator.workload.answers import Answers
 from simulator.workload.requests import Ints, Requests
 
