@@ -43,6 +43,9 @@ class Server:
         default_factory=lambda: Engine(KvCache(KvLayout(100, 4), prefix_caching=True))
     )
 
+    def cached_blocks(self, sequence: Sequence) -> int:
+        return self.scheduler.kv.lookup(sequence)
+
     def warm(self, stream: int, blocks: int) -> None:
         """Computes the beginning of a text."""
         sequence = Sequence(0, 4 * blocks, 1, ((stream, 4 * blocks),))
