@@ -218,7 +218,8 @@ class Replica:
         now = self.env.now
         if self._plan is not None:
             if self.plans_ahead:
-                self._seen_until = self._start + self._span(self._steps - 1)
+                before = self._steps - 1
+                self._seen_until = self._start + self._span(before) if before else self._start
             self._finish(self._plan, now)
         if self._expired:
             self._drop_expired()
@@ -299,7 +300,8 @@ class Replica:
             self._steps = steps
             if self._order is not None:
                 self._end_with_the_order(self._order, held=plan.held)
-            self._wake(self._span(self._steps))
+                steps = self._steps
+            self._wake(steps * self._first + self._slope * (steps * (steps - 1) / 2))
 
     def _end_with_the_order(self, order: Order, *, held: bool) -> None:
         """Ends a run of equal steps where the head of the queue changes: when requests that no plan
@@ -329,8 +331,10 @@ class Replica:
         scheduler = self.scheduler
         recorder = self.recorder
         steps = self._steps
-        made = plan.emitting + plan.accepted + plan.ending
-        at = self._front.hand_out(made, steps, self._start + self._first, now)
+        emitting, accepted = plan.emitting, plan.accepted
+        at = self._front.hand_out(
+            emitting + accepted + plan.ending, steps, self._start + self._first, now
+        )
         self.last_s = at = at + self.response_s
         self._steps = 1  # what arrives from now on has nothing left to cut
         waiting = len(scheduler.waiting) + len(self._unseen)
@@ -344,7 +348,7 @@ class Replica:
             first_tokens = self._tokens_of_prompts(plan, now, at)
             if paused_before and not decode:
                 self._pause(plan, paused_before, now)
-        gap_tokens = plan.emitting
+        gap_tokens = emitting
         if plan.returned:
             gap_tokens -= len(plan.returned)
             for sequence in plan.returned:
@@ -359,8 +363,8 @@ class Replica:
             self.number, self._start, steps, self._first, self._slope, self._stall,
             decode, plan.context, plan.local_context, plan.local_growth,
             len(plan.chunks), tokens, plan.wasted, pairs, local, read,
-            plan.decode + plan.ending, first_tokens, gap_tokens, plan.accepted, plan.running,
-            waiting, plan.kv_used, plan.stored + decode * steps + plan.accepted + read,
+            decode + plan.ending, first_tokens, gap_tokens, accepted, plan.running,
+            waiting, plan.kv_used, plan.stored + decode * steps + accepted + read,
         )  # fmt: skip
         if len(rows) >= FLUSH_AT:
             recorder.flush()

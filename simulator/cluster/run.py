@@ -223,6 +223,8 @@ class Cluster:
             )  # fmt: skip
         self._rejected: list[bool] | None = rejected.tolist() if rejected.any() else None
         self._response_s = groups[0].front_end.response_s + network_s
+        special = (self._workers, self._rejected, self._handover, self._gate, timeout_s)
+        self._plain = not self.changing and all(each is None for each in special)
 
     def _populate(self, group: ReplicaGroup) -> None:
         """The replicas of one kind, numbered after those there are."""
@@ -310,7 +312,10 @@ class Cluster:
     def _deliver(self, index: int, sent: float) -> None:
         """A request reaches the server."""
         self.recorder.sent_s[index] = sent
-        if self._workers is None or self._workers.take(index):
+        if self._plain:
+            sequence = self._sequences.make(index)
+            self._choose(sequence).receive(sequence)
+        elif self._workers is None or self._workers.take(index):
             self._offer(index)
 
     def _offer(self, index: int) -> None:

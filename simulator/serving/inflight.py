@@ -54,6 +54,8 @@ class InFlightScheduler:
         self.prefill_first = prefill_first
         self.pauses_decoding = prefill_first
         self.watermark = kv.layout.watermark
+        self._spares = prefill_first or self.watermark > 0
+        self._takes_fixed = kv.layout.fixed
         self.wait_steps = wait_steps
         self.enough = wait_fill * max_num_batched_tokens
         self._waited = 0
@@ -178,7 +180,7 @@ class InFlightScheduler:
         new = sequence.target - past
         if new > left and self.chunked_prefill:
             new = left
-        fixed = layout.fixed_blocks(sequence.most_tokens) if layout.fixed else 0
+        fixed = layout.fixed_blocks(sequence.most_tokens) if self._takes_fixed else 0
         total = layout.growing_blocks(sequence.most_tokens if self.reserve else past + new)
         return hits, new, fixed, total + fixed - hits
 
@@ -230,7 +232,9 @@ class InFlightScheduler:
                 self.blocked = not plan.chunks
                 return
             needed = blocks + kv.unreferenced(sequence, hits) if hits else blocks
-            if needed + self._spare(count) > kv.free:
+            if self._spares:
+                needed += self._spare(count)
+            if needed > kv.free:
                 self.blocked = True
                 self._hit_may_go = hits > 0 and sequence.target > left
                 return
