@@ -20,6 +20,7 @@ from simulator.deployment import Speculation
 from simulator.results.record import RunRecord, StepTable
 from simulator.scenario.admission import Admission, KvUseRule, QueueLengthRule
 from simulator.scenario.routers import PrefixAwareRouter
+from simulator.serving import drafts
 from simulator.serving.drafts import SpeculativeDecodeSet
 from simulator.serving.sequence import Sequence
 from simulator.serving.timetable import Timetable
@@ -148,18 +149,23 @@ def test_longer_runs_are_cut(policy: Any) -> None:
 def test_who_looks_at_a_replica_sees_the_step_under_way(rule: Any) -> None:
     """Routers look at caches and admission control at blocks while steps are planned ahead."""
     seen: Counter[str] = Counter()
-    for seed in range(6):
+    for seed in range(20):
         rng = np.random.default_rng([seed, 2])
         case = random_case(rng, CONTINUOUS[0], prefix_caching=True)
         case = replace(rounded(speculating(case, Speculation(2, (0.6, 0.5), 1000, 1))), replicas=2)
         admission = None if rule is None else Admission(rules=(rule,))
-        seen += assert_same(case, router=PrefixAwareRouter(min_match=0.0), admission=admission)
+        router = PrefixAwareRouter(min_match=0.0, max_imbalance=1)
+        seen += assert_same(case, router=router, admission=admission)
     assert seen["together"] > 100
 
 
-def test_timetables_are_given_up_and_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A load around ``max_batch``: both ways of keeping sequences take over from each other, and
-    their integrity holds at the end of the run."""
+@pytest.mark.parametrize(("most", "crowd"), [(3, 128), (1000, 2)])
+def test_timetables_are_given_up_and_made_again(
+    monkeypatch: pytest.MonkeyPatch, most: int, crowd: int
+) -> None:
+    """A load around ``max_batch``, or more newcomers than steps now and then: both ways of keeping
+    sequences take over from each other, and their integrity holds."""
+    monkeypatch.setattr(drafts, "_CROWD", crowd)
     seen: Counter[str] = Counter()
     for name in ("_give_up", "_make"):
         original = getattr(SpeculativeDecodeSet, name)
@@ -172,7 +178,7 @@ def test_timetables_are_given_up_and_made_again(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(SpeculativeDecodeSet, name, count)
     for seed in range(10):
         case = random_case(np.random.default_rng([seed, 3]), CONTINUOUS[0])
-        assert_same(rounded(speculating(case, Speculation(2, (0.5, 0.5), 3, 0))))
+        assert_same(rounded(speculating(case, Speculation(2, (0.5, 0.5), most, 0))))
     assert seen["_give_up"] > 20
     assert seen["_make"] > 5
 

@@ -129,7 +129,7 @@ class Recorder:
             columns[COLUMNS[i]] = np.concatenate([chunk.pop() for chunk in self._chunks])
         self._chunks = []
         if not self.in_order and columns["replica"].any():
-            order = np.argsort(_ends(columns), kind="stable")
+            order = np.lexsort((columns["start_s"], _ends(columns)))
             columns = {name: column[order] for name, column in columns.items()}
         adapters = np.zeros((len(columns["steps"]), 2), dtype=np.int64)
         if self.adapter_rows:

@@ -10,6 +10,9 @@ from simulator.serving.timetable import Timetable
 _WORTH = 2
 """Steps with drafts a sequence, after steps without, until a new timetable is made: about the time
 that making it takes."""
+_CROWD = 128
+"""By how many more sequences join than there are steps until the timetable is given up: to enter a
+sequence takes about as long as a step without one."""
 
 
 class SpeculativeDecodeSet(PacedDecodeSet):
@@ -17,7 +20,8 @@ class SpeculativeDecodeSet(PacedDecodeSet):
 
     Where too many decode for drafts, steps are taken as they come (``PacedDecodeSet``), and for
     some time after that, because a load that swings around ``max_batch`` would have a new
-    timetable made all the time.
+    timetable made all the time. So are they where more sequences join than there are steps, which
+    is when large batches have short outputs. Both ways give the same steps.
     """
 
     def __init__(
@@ -27,6 +31,8 @@ class SpeculativeDecodeSet(PacedDecodeSet):
             block_size, growing=growing, span=span, chunked=chunked, speculation=speculation
         )
         self._calm = 0
+        # By how many more have joined than there were steps, from 0 to _CROWD.
+        self._crowd = 0
         self.table: Timetable | None = self._new_table()
 
     def _new_table(self) -> Timetable:
@@ -41,21 +47,19 @@ class SpeculativeDecodeSet(PacedDecodeSet):
         """Before a step is planned: makes a timetable, or gives it up."""
         most = self._speculation.max_batch
         if self.table is not None:
-            if self.count > most:
+            if self.count > most or self._crowd >= _CROWD:
                 self._give_up(self.table)
         elif self.count > most:
             self._calm = 0
         else:
             self._calm += 1
-            if self._calm > _WORTH * self.count:
+            if not self._crowd and self._calm > _WORTH * self.count:
                 self._make()
 
     def _give_up(self, table: Timetable) -> None:
         members = [(sequence, self.leave(sequence)) for sequence in table.sequences()]
         self.table, self._calm = None, 0
-        for sequence, stored in members:
-            sequence.computed = stored
-            self.join(sequence, sequence.output - sequence.generated)
+        self._join_again(members)
 
     def _make(self) -> None:
         members = []
@@ -63,14 +67,21 @@ class SpeculativeDecodeSet(PacedDecodeSet):
             sequence.generated = sequence.output - self.left(sequence)
             members.append((sequence, self.leave(sequence)))
         self.table = self._new_table()
+        self._join_again(members)
+
+    def _join_again(self, members: list[tuple[Sequence, int]]) -> None:
+        crowd = self._crowd
         for sequence, stored in members:
             sequence.computed = stored
             self.join(sequence, sequence.output - sequence.generated)
+        self._crowd = crowd
 
     # --- coming and going ------------------------------------------------------------------------
 
     def join(self, sequence: Sequence, remaining: int) -> None:
         """See ``PacedDecodeSet.join``."""
+        if self._crowd < _CROWD:
+            self._crowd += 1
         if self.table is None:
             super().join(sequence, remaining)
             return
@@ -124,6 +135,7 @@ class SpeculativeDecodeSet(PacedDecodeSet):
 
     def advance_drawn(self, tokens: int, steps: int = 1) -> list[Sequence]:
         """See ``PacedDecodeSet.advance_drawn``; ``tokens`` come in ``steps``."""
+        self._crowd = self._crowd - steps if self._crowd > steps else 0
         if self.table is None:
             return super().advance_drawn(tokens)
         self.context += tokens

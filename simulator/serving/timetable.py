@@ -19,7 +19,6 @@ from simulator.serving.sequence import Sequence
 Ints = npt.NDArray[np.int64]
 
 _TOKENS, _BLOCKS, _VISIBLE = range(3)
-_NUMBERS = np.arange(1 << 12)
 
 
 class Course(NamedTuple):
@@ -279,16 +278,17 @@ class Timetable:
 
 def _way(left: int, drawn: Ints) -> tuple[Ints, Ints]:
     """Tokens given after each step until none of ``left`` is left, and in each step."""
-    after = (_NUMBERS[1 : left + 1] if left < len(_NUMBERS) else np.arange(1, left + 1)) - drawn
-    falls = after.tolist()
-    remaining = []
+    gives = drawn.astype(np.uint8).tobytes() if drawn.max() < 256 else drawn.tolist()
+    passed = bytearray(left)
     now = left
     while now > 0:
-        now = falls[now - 1]
-        remaining.append(now)
-    remaining[-1] = 0
-    gained = np.array(remaining, dtype=np.int64)
-    np.subtract(left, gained, out=gained)
+        passed[now - 1] = 1
+        now -= gives[now - 1]
+    # A step begins where one that is marked has so many left; it ends where the next one begins.
+    begins = np.flatnonzero(np.frombuffer(passed, dtype=np.bool_))[::-1]
+    gained = np.empty(len(begins), dtype=np.int64)
+    np.subtract(left - 1, begins[1:], out=gained[:-1])
+    gained[-1] = left
     gains = gained.copy()
     gains[1:] -= gained[:-1]
     return gained, gains
