@@ -21,19 +21,22 @@ from simulator.results.format import (
     with_unit,
 )
 from simulator.results.phrases import (
+    adapters_line,
+    answers_line,
     counted_line,
     engine_line,
     fleet_lines,
     hardware_line,
     interval_row,
     interval_title,
+    job_lines,
     latencies,
     model_line,
-    pool_lines,
     slo_lines,
     speculation_lines,
     traffic_line,
 )
+from simulator.results.pool_phrases import POOL_COLUMNS, handover_line, pool_lines, pool_rows
 from simulator.results.window import end_of_run
 
 if TYPE_CHECKING:
@@ -72,6 +75,8 @@ def _body(result: Result, summary: Summary) -> str:
             _latency(summary),
             _slo(summary),
             _distributions(),
+            _pools(summary),
+            _special(summary),
             _replicas(summary),
             _timeline(result),
             _where_time_goes(summary),
@@ -176,6 +181,29 @@ def _slo(summary: Summary) -> str:
         return ""
     rate = f"{number(summary['slo']['goodput_requests_per_s'])} requests/s are good enough."
     return _section("Service-level objective", parts.notes(lines, "slo"), f"<p>{rate}</p>")
+
+
+def _pools(summary: Summary) -> str:
+    rows = pool_rows(summary)
+    if not rows:
+        return ""
+    handed = handover_line(summary)
+    way = parts.facts([("KV transfer", handed)]) if handed else ""
+    return _section("Pools", parts.table(POOL_COLUMNS, rows), way)
+
+
+def _special(summary: Summary) -> str:
+    """Answers, adapters and jobs, where there are any."""
+    told = [
+        (name, line)
+        for name, line in (
+            ("Answers", answers_line(summary)),
+            ("Adapters", adapters_line(summary)),
+            *job_lines(summary),
+        )
+        if line
+    ]
+    return _section("Answers, adapters, jobs", parts.facts(told)) if told else ""
 
 
 def _distributions() -> str:

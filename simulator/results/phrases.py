@@ -181,25 +181,6 @@ LOOPS = {
 }
 
 
-def pool_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Each pool's name and what it is; nothing where there is one."""
-    used = summary["pools"]
-    lines = []
-    for name, pool in summary["simulated"]["pools"].items():
-        tp = pool["hardware"]["devices_per_replica"]
-        size = f"{pool['replicas']} × {tp}" if tp > 1 else f"{pool['replicas']}"
-        role = "" if pool["role"] == "serve" else f"{pool['role']} · "
-        role += f"with {pool['shares']} on " if pool["shares"] else ""
-        busy = used[name]["utilization"]["busy_share"]
-        kv = used[name]["kv_cache"]["use_mean"]
-        lines.append(
-            (name, f"{role}{size} {pool['hardware']['title']} · {pool['model']['name']} · "
-             f"{number(used[name]['requests'])} requests · busy {percent(busy)} · "
-             f"KV cache {percent(kv)}")
-        )  # fmt: skip
-    return lines
-
-
 def model_line(summary: dict[str, Any]) -> str:
     """llama-3.1-8b · 8.03 B parameters · weights bf16, KV cache bf16."""
     names = {pool["model"]["name"] for pool in summary["simulated"]["pools"].values()}

@@ -26,11 +26,11 @@ from simulator.results.phrases import (
     job_lines,
     latencies,
     model_line,
-    pool_lines,
     slo_lines,
     speculation_lines,
     traffic_line,
 )
+from simulator.results.pool_phrases import handover_line, pool_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -186,17 +186,9 @@ def _usage(summary: dict[str, Any]) -> list[tuple[str, str]]:
         cache += f" · {percent(queue['wasted_prefill_share'])} of prefill recomputed or padding"
     drafts = speculation_lines(summary)
     bubbles = f"bubbles {percent(use['bubble_share'])} · " if use["bubble_share"] else ""
-    way = summary["handover"]
-    handed = (
-        f"{number(way['transfer_ms']['mean'])} ms on average, p99 "
-        f"{number(way['transfer_ms']['p99'])} ms · {number(way['mb_per_request'])} MB a request · "
-        f"busiest path out {percent(way['send_busy_share'])}, in "
-        f"{percent(way['receive_busy_share'])}"
-        if way
-        else ""
-    )
+    handed = handover_line(summary)
     return [
-        *([("KV transfer", handed)] if way else []),
+        *([("KV transfer", handed)] if handed else []),
         ("KV cache", cache),
         *(("", line) for line in _kv_below(kv)),
         ("Queue", f"batch {number(queue['batch_size_mean'])} on average, "
