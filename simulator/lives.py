@@ -27,6 +27,9 @@ from simulator.scenario.policies import (
 )
 from simulator.scenario.pools import Pool
 
+LONGEST_START_S = 86_400.0
+"""A day: decisions go on while a replica starts, and a run would not end."""
+
 
 def life_of(deployment: ResolvedDeployment) -> Life | None:
     """Why the replicas of a pool come and go; None if all are up all the time.
@@ -64,6 +67,12 @@ def life_of(deployment: ResolvedDeployment) -> Life | None:
         spot=serving.spot,
     )
     _check_timetable(life)
+    if life.changes and life.start.alone_s > LONGEST_START_S:
+        raise ScenarioError(
+            f"a start of {life.start.alone_s:,.0f} s is no cold start",
+            where="deployment.cold_start",
+            hint=f"at most {LONGEST_START_S:,.0f} s, weights included",
+        )
     return life if life.changes else None
 
 

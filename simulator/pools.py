@@ -126,6 +126,16 @@ def _check(scenario: Scenario, pools: list[ResolvedPool]) -> None:
             hint="leave autoscaling, failures, spot and gateway out, or the roles prefill and "
             "decode",
         )
+    gateway = scenario.deployment.gateway
+    empty = any(life and life.scaling and getattr(life.scaling, "min", 1) == 0 for life in lives)
+    if scenario.deployment.admission is not None and (empty or gateway.max_concurrency is not None):
+        raise ScenarioError(
+            "admission control looks at the replica that a request would go to, and requests that "
+            "wait at the gateway have none",
+            where="deployment.admission",
+            hint="use gateway.max_queue there, or leave out gateway.max_concurrency and "
+            "autoscaling.min: 0",
+        )
     policies = [pool.deployment.limits.policy for pool in pools]
     check_serving(scenario.deployment, lives, policies)
 

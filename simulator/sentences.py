@@ -129,6 +129,8 @@ class _Finding:
             return f"must be a mapping of keys to values, {got}", self._mapping_hint(value)
         if self.type in ("float_parsing", "float_type", "int_parsing", "int_type"):
             return self._number(value, got)
+        if self.type in ("tuple_type", "list_type"):
+            return f"must be a list, {got}", ""
         if self.type == "int_from_float":
             return f"must be a whole number, {got}", ""
         message = str(self._detail["msg"])

@@ -76,7 +76,7 @@ def _check_kind(pool: ResolvedPool) -> None:
     wrong = {
         "pipelines and data-parallel attention": lanes_of(pool.resolved.cost) > 1,
         "KV tiers, swapping and contiguous runs": bool(layout.below or layout.reserve),
-        "speculative decoding": limits.speculation is not None,
+        "drafts of speculative decoding": limits.speculation is not None,
         "LoRA adapters": limits.adapters is not None,
         "replicas that come and go": pool.life is not None,
         "the roles prefill and decode": pool.role != "serve",

@@ -89,3 +89,30 @@ def test_other_formats():
     assert [parameters(x) for x in (8.03e9, 6.71e11, 1.03e12, 494e6)] == [
         "8.03 B", "671 B", "1.03 T", "494 M",
     ]  # fmt: skip
+
+
+def test_a_number_is_never_cut() -> None:
+    """Where the width is too small for all statistics, whole columns are left out."""
+    import re
+
+    from simulator.results.terminal import _latencies
+
+    summary = result().summary()
+    for key in ("ttft_ms", "e2e_ms"):
+        for name in summary["latency"][key]:
+            summary["latency"][key][name] = 98_765_432.0
+    summary["uncertainty"] = {
+        "level": 0.8,
+        "intervals": {
+            f"latency.{key}.{name}": [12_345_678.0, 98_765_432.0]
+            for key in ("ttft_ms", "e2e_ms")
+            for name in ("mean", "p50", "p90", "p95", "p99")
+        },
+    }
+    for width in (60, 80, 98, 200):
+        console = Console(width=width, file=io.StringIO(), legacy_windows=False)
+        console.print(_latencies(summary, width))
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        row = next(line for line in text.splitlines() if line.startswith("TTFT"))
+        assert set(re.findall(r"[\d,]+", row)) == {"98,765,432"}
+        assert "max" in text.splitlines()[0]

@@ -169,7 +169,7 @@ def test_devices_are_counted_and_paid_once() -> None:
         (["deployment.pools.1.replicas=1"], "cannot run on the same devices"),
         (["deployment.pools.1.hardware=h200-sxm"], "cannot run on the same devices"),
         (["deployment.pools.1.engine.speculative={kind: ngram, tokens: 2, acceptance: 0.5}"],
-         "speculative decoding are not simulated"),
+         "drafts of speculative decoding are not simulated"),
     ],
 )  # fmt: skip
 def test_what_cannot_share_is_refused(changes: list[str], message: str) -> None:

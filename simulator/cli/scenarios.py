@@ -73,7 +73,8 @@ def check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     click.echo(f"{file} is right.\n")
     for pool in pools:
         if len(pools) > 1:
-            click.echo(f"Pool {pool.name}, role {pool.role}:\n")
+            shared = f", on the devices of {pool.shares}" if pool.shares else ""
+            click.echo(f"Pool {pool.name}, role {pool.role}{shared}:\n")
         rows = [*_deployment_rows(pool), *_balance_rows(pool.resolved.cost, requests)]
         echo_table(["", ""], rows, header=False)
         click.echo()

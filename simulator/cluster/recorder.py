@@ -92,9 +92,9 @@ class Recorder:
         self.adapter_counts: AdapterCounts | None = None
         self._chunks: list[list[np.ndarray]] = []
 
-    def gap(self, at_s: float, gap_s: float, count: int) -> None:
-        """Appends ``count`` equal inter-token gaps that no step row implies."""
-        self.gaps.extend((at_s, gap_s, count))
+    def gap(self, replica: int, at_s: float, gap_s: float, count: int) -> None:
+        """Appends ``count`` equal inter-token gaps that no step row of a replica implies."""
+        self.gaps.extend((at_s, gap_s, count, replica))
 
     def flush(self) -> None:
         """Compacts the rows appended so far."""
@@ -141,7 +141,7 @@ class Recorder:
             columns["lane"], columns["replica"] = np.divmod(columns["replica"], LANES_APART)
             lane = np.maximum(replica, 0) // LANES_APART
             replica = np.where(replica < 0, replica, replica % LANES_APART)
-        gaps = np.frombuffer(self.gaps, dtype=np.float64).reshape(-1, 3)
+        gaps = np.frombuffer(self.gaps, dtype=np.float64).reshape(-1, 4)
         answer_s = None if self.answer_s is None else np.frombuffer(self.answer_s, dtype=np.float64)
         return RunRecord(
             requests=self.requests,
@@ -157,7 +157,12 @@ class Recorder:
             lane=lane,
             outcome=np.where(completed, COMPLETED, outcome),
             steps=StepTable(**columns),
-            gaps=Gaps(gaps[:, 0].copy(), gaps[:, 1].copy(), gaps[:, 2].astype(np.int64)),
+            gaps=Gaps(
+                gaps[:, 0].copy(),
+                gaps[:, 1].copy(),
+                gaps[:, 2].astype(np.int64),
+                gaps[:, 3].astype(np.int64) % LANES_APART,
+            ),
             replicas=sum(group.count for group in groups),
             kv_blocks=max(group.kv_blocks for group in groups),
             block_size=max(group.block_size for group in groups),

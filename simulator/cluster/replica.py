@@ -352,11 +352,11 @@ class Replica:
         if plan.returned:
             gap_tokens -= len(plan.returned)
             for sequence in plan.returned:
-                recorder.gap(now, now - sequence.last_token_s, 1)
+                recorder.gap(self.number, now, now - sequence.last_token_s, 1)
         if decode and self._paused:
             gap_tokens = 0
             for last, count in self._paused.items():
-                recorder.gap(now, now - last, count)
+                recorder.gap(self.number, now, now - last, count)
             self._paused.clear()
         rows = recorder.rows
         rows += pack_row(
@@ -397,7 +397,7 @@ class Replica:
                 first_token_s[index] = at
                 first_tokens += 1
             else:
-                recorder.gap(now, now - sequence.last_token_s, 1)
+                recorder.gap(self.number, now, now - sequence.last_token_s, 1)
             sequence.last_token_s = now
         return first_tokens
 

@@ -56,7 +56,13 @@ class NodeCollective:
         near = message * (group.per_node - 1) / group.per_node
         far = passes * message / group.per_node * (group.nodes - 1) / group.nodes
         latency = passes * group.hops * self.network.latency_s * some
-        seconds = latency + far / (NETWORK_SHARE * self.network.bytes_per_s)
+        rate = NETWORK_SHARE * self.network.bytes_per_s
+        if group.per_node > 1:
+            assert self.device.link is not None
+            # On the way to the network devices share what they share on the way to each other.
+            e = self.efficiency
+            rate = min(rate, e.bandwidth * self.device.link / (group.per_node - 1) ** e.contention)
+        seconds = latency + far / rate
         if group.per_node > 1:
             assert self.device.link is not None
             stage = _within(self.efficiency, group.per_node, near, self.device.link)

@@ -170,6 +170,7 @@ def _seen_by(record: RunRecord, group: Group, back_s: float) -> RunRecord:
         preemptions=np.where(served, preemptions, 0),
         replica=np.where(served, replica, -1),
         steps=record.steps.select(np.flatnonzero(rows)),
+        gaps=record.gaps.of(group.first, group.end),
         groups=(group,),
         replicas=group.count,
         kv_blocks=group.kv_blocks,

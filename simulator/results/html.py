@@ -314,7 +314,13 @@ def _named(name: str, share: float) -> tuple[str, float, str]:
 
 
 def _memory(summary: Summary) -> str:
-    memory = summary["simulated"]["memory_per_device"]
+    pools = summary["simulated"]["pools"]
+    shown = [_memory_of(pool["memory_per_device"], f"{name}: ") for name, pool in pools.items()]
+    shown = shown or [_memory_of(summary["simulated"]["memory_per_device"], "")]
+    return _section("Memory of a device", *shown)
+
+
+def _memory_of(memory: Summary, prefix: str) -> str:
     pieces = [
         (title, memory[f"{key}_gib"], f"{memory[f'{key}_gib']:.1f} GiB", colour)
         for title, key, colour in (
@@ -323,12 +329,10 @@ def _memory(summary: Summary) -> str:
         )
     ]  # fmt: skip
     text = (
-        f"{memory['device_gib']:.1f} GiB a device; {number(memory['kv_blocks'])} KV blocks hold "
-        f"{number(memory['kv_tokens'])} tokens on each replica ({memory['rule']})."
+        f"{prefix}{memory['device_gib']:.1f} GiB a device; {number(memory['kv_blocks'])} KV blocks "
+        f"hold {number(memory['kv_tokens'])} tokens on each replica ({memory['rule']})."
     )
-    return _section(
-        "Memory of a device", parts.stack(pieces), f'<p class="small">{escape(text)}</p>'
-    )
+    return f'{parts.stack(pieces)}<p class="small">{escape(text)}</p>'
 
 
 def _bill(summary: Summary) -> str:
@@ -367,17 +371,24 @@ def _definitions() -> str:
 
 
 def _provenance(summary: Summary) -> str:
-    model, hardware = summary["simulated"]["model"], summary["simulated"]["hardware"]
-    engine = summary["simulated"]["engine"]
+    simulated = summary["simulated"]
+    pools = simulated["pools"]
+    lines = [line for name, pool in pools.items() for line in _sources_of(pool, f"{name}: ")]
+    lines = lines or _sources_of(simulated, "")
+    lines.append(("Seed", str(simulated["seed"])))
+    return _section("Where the figures come from", parts.facts(lines))
+
+
+def _sources_of(machine: Summary, prefix: str) -> list[tuple[str, str]]:
+    hardware, engine = machine["hardware"], machine["engine"]
     fitted = "fitted to measurements" if engine["fitted"] else "estimates, fitted to no measurement"
     lines = [
-        ("Model", model["source"]),
+        ("Model", machine["model"]["source"]),
         ("Kernels", _source(hardware["efficiency"])),
         ("Power", _source(hardware["power"])),
         ("Engine", f"{engine['title']} {engine['version']}: overheads are {fitted}"),
-        ("Seed", str(summary["simulated"]["seed"])),
     ]
-    return _section("Where the figures come from", parts.facts(lines))
+    return [(prefix + title, text) for title, text in lines]
 
 
 def _source(provenance: dict[str, Any]) -> str:

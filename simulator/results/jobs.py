@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from simulator.deployment import ResolvedDeployment
+from simulator.results.fleet import Part
 from simulator.results.latency import RequestTimes, statistics
+from simulator.results.money import paid_for
 from simulator.scenario.scenario import Scenario
 from simulator.scenario.workload import BatchWorkload, MixWorkload, QueueWorkload
+from simulator.workload.requests import Ints
 
 Job = BatchWorkload | QueueWorkload
 
@@ -29,12 +34,12 @@ def jobs_of(scenario: Scenario) -> dict[str, Job]:
 
 
 def jobs_section(
-    deployment: ResolvedDeployment, times: RequestTimes, run_usd: float | None
+    deployment: ResolvedDeployment, times: RequestTimes, parts: Sequence[Part]
 ) -> dict[str, Any]:
     """Of each such class, all of its requests, warm-up or not.
 
-    Cost: the share of the run's whole cost that the class has of all tokens worked on (prompt
-    tokens that were not found in the cache, and output tokens).
+    Cost: of each pool's cost of the whole run, the share that the class has of all tokens worked on
+    there (prompt tokens that were not found in the cache, and output tokens).
     """
     jobs = jobs_of(deployment.scenario)
     if not jobs:
@@ -43,18 +48,27 @@ def jobs_section(
     tokens = record.generated + np.where(
         np.isfinite(record.start_s), record.requests.input_tokens - record.cached_tokens, 0
     )
-    everything = int(tokens.sum())
     sections = {}
     for i, name in enumerate(record.requests.classes):
         job = jobs.get(name)
         if job is None:
             continue
         own = record.requests.class_id == i
-        spent = None
-        if run_usd is not None and everything:
-            spent = run_usd * int(tokens[own].sum()) / everything
-        sections[name] = _section(job, times, own, spent)
+        sections[name] = _section(job, times, own, _spent(parts, tokens, own))
     return sections
+
+
+def _spent(parts: Sequence[Part], tokens: Ints, own: npt.NDArray[np.bool_]) -> float | None:
+    """What a class's share of the pools cost; None if a price is not known."""
+    spent = 0.0
+    for part in parts:
+        worked = tokens * (part.record.replica >= 0)
+        everything, mine = int(worked.sum()), int(worked[own].sum())
+        paid = paid_for([part], [part.run_held_s])
+        if paid is None:
+            return None
+        spent += paid * mine / everything if everything else 0.0
+    return spent
 
 
 def _section(job: Job, times: RequestTimes, own: Any, usd: float | None) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def summarize(
         },
     }
     summary["adapters"] = adapters_section(parts, record)
-    summary["jobs"] = jobs_section(deployment, times, summary["cost"]["whole_run_usd"])
+    summary["jobs"] = jobs_section(deployment, times, parts)
     summary["uncertainty"] = _uncertainty_section(summary, uncertainty)
     summary["warnings"] = list(warnings(record, window, summary))
     summary["notes"] = list(notes(deployment, record, window, summary))
@@ -113,7 +113,8 @@ def _pools_section(parts: Sequence[Part], window: Window) -> dict[str, Any]:
     """The same of each pool, where there are several."""
     if len(parts) < 2:
         return {}
-    return {
+    below: dict[str, Any] = {"prefix_hit_rate_by_tier": {}, "moved": {}, "link_busy_share": {}}
+    sections = {
         part.name: {
             "role": part.role,
             "replicas": part.replicas,
@@ -123,6 +124,9 @@ def _pools_section(parts: Sequence[Part], window: Window) -> dict[str, Any]:
         }
         for part in parts
     }
+    for section in sections.values():
+        section["kv_cache"] |= below  # links and places belong to no pool: see the whole
+    return sections
 
 
 def _uncertainty_section(

@@ -52,10 +52,10 @@ def energy_section(parts: Sequence[Part], window: Window, out: Delivered) -> dic
 def cost_section(parts: Sequence[Part], window: Window, out: Delivered) -> dict[str, Any]:
     """Price of all devices held through the window, busy or not, over what came out in it."""
     prices = [part.deployment.usd_per_device_hour for part in parts]
-    spent = _paid(parts, [part.held_s for part in parts])
-    run = _paid(parts, [part.run_held_s for part in parts])
+    spent = paid_for(parts, [part.held_s for part in parts])
+    run = paid_for(parts, [part.run_held_s for part in parts])
     span = window.duration_s
-    per_hour = _paid(parts, [3600.0 * part.record.replicas for part in parts])
+    per_hour = paid_for(parts, [3600.0 * part.record.replicas for part in parts])
     if per_hour is not None and spent is not None and span > 0:
         per_hour = spent / span * 3600
     same = len(set(prices)) == 1
@@ -89,7 +89,7 @@ def devices_held(parts: Sequence[Part], window: Window) -> float:
     return sum(part.held_s * part.devices_per_replica for part in parts) / span
 
 
-def _paid(parts: Sequence[Part], held_s: list[float]) -> float | None:
+def paid_for(parts: Sequence[Part], held_s: list[float]) -> float | None:
     """What the devices cost for so many replica-seconds; None if a price is not known."""
     total = 0.0
     for part, seconds in zip(parts, held_s, strict=True):

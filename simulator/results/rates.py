@@ -9,7 +9,7 @@ import numpy as np
 
 from simulator.results.answers import undelivered
 from simulator.results.latency import RequestTimes, speed_statistics
-from simulator.results.record import OUTCOMES
+from simulator.results.record import OUTCOMES, RunRecord
 from simulator.results.totals import Totals
 from simulator.results.window import Window
 
@@ -36,14 +36,24 @@ class Delivered:
 
 def delivered(times: RequestTimes, window: Window, sums: Totals) -> Delivered:
     """Counts what came out within the window. Answers that no client gets are taken off where they
-    end."""
+    end, and what a crash throws away where it happens."""
     record = times.record
     first = window.holds(times.first_token_s) & times.is_request
     return Delivered(
         requests=int((window.holds(times.finish_s) & times.is_request).sum()),
-        output_tokens=sums.output_tokens - undelivered(record, window),
+        output_tokens=sums.output_tokens
+        - undelivered(record, window)
+        - _thrown_away(record, window),
         input_tokens=int(record.requests.input_tokens[first].sum()),
     )
+
+
+def _thrown_away(record: RunRecord, window: Window) -> int:
+    if record.lives is None:
+        return 0
+    lost = record.lives.lost
+    mine = (lost.replica >= record.groups[0].first) & (lost.replica < record.groups[-1].end)
+    return int(lost.tokens[mine & window.holds(lost.left_s)].sum())
 
 
 def request_section(times: RequestTimes, window: Window) -> dict[str, Any]:

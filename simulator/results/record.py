@@ -118,12 +118,21 @@ class StepTable:
 @dataclass(frozen=True, slots=True)
 class Gaps:
     """Inter-token gaps that no row of the step table implies (after a preemption or a pause of
-    decoding): ``count`` tokens came at ``at_s``, ``gap_s`` after their predecessors. Shapes (n,).
+    decoding): ``count`` tokens came at ``at_s``, ``gap_s`` after their predecessors, on ``replica``
+    (None: all on the same one). Shapes (n,).
     """
 
     at_s: Floats
     gap_s: Floats
     count: Ints
+    replica: Ints | None = None
+
+    def of(self, first: int, end: int) -> Gaps:
+        """Those of the replicas from ``first`` to before ``end``."""
+        if self.replica is None:
+            return self
+        mine = (self.replica >= first) & (self.replica < end)
+        return Gaps(self.at_s[mine], self.gap_s[mine], self.count[mine], self.replica[mine])
 
 
 @dataclass(frozen=True, slots=True)

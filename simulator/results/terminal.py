@@ -63,7 +63,7 @@ def render(result: HasSummary, console: Console, files: Sequence[str] = ()) -> N
         show(Text(summary["description"], style="dim"))
     show(_facts(_what(summary)))
     show("")
-    show(_latencies(summary))
+    show(_latencies(summary, width))
     if summary["classes"]:
         show(_classes(summary["classes"]))
     show(_facts(_figures(summary)))
@@ -173,8 +173,9 @@ def _fairness(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _usage(summary: dict[str, Any]) -> list[tuple[str, str]]:
     kv, queue, use = summary["kv_cache"], summary["scheduling"], summary["utilization"]
+    blocks = "the blocks" if kv["blocks"] is None else f"{number(kv['blocks'])} blocks"
     cache = (
-        f"{percent(kv['use_mean'])} of {number(kv['blocks'])} blocks on average, "
+        f"{percent(kv['use_mean'])} of {blocks} on average, "
         f"{percent(kv['use_max'])} at most · {number(queue['preemptions'])} preemptions"
     )
     if kv["prefix_hit_rate"]:
@@ -247,22 +248,50 @@ def _bill(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
-def _latencies(summary: dict[str, Any]) -> Table:
+def _latencies(summary: dict[str, Any], width: int) -> Table:
+    """As many statistics as the width has room for; a number is never cut."""
+    names, rows = list(_STATISTICS), []
+    for left_out, intervals in (
+        *((count, True) for count in range(len(_LEFT_OUT_FIRST) + 1)),
+        (len(_LEFT_OUT_FIRST), False),
+    ):
+        names = [name for name in _STATISTICS if name not in _LEFT_OUT_FIRST[:left_out]]
+        rows = _latency_rows(summary, names, intervals=intervals)
+        widths = [max(8, *(len(row[i]) for row, _ in rows)) for i in range(1, len(names) + 1)]
+        first = max(11, *(len(row[0]) for row, _ in rows))
+        if first + sum(widths) + _GAP * len(names) <= width:
+            break
+    return _latency_table(names, rows)
+
+
+_GAP = 2
+_LEFT_OUT_FIRST = ("p95", "p90", "p50")
+
+_Row = tuple[list[str], str]
+"""Cells, and their style."""
+
+
+def _latency_rows(summary: dict[str, Any], names: Sequence[str], *, intervals: bool) -> list[_Row]:
+    latency = summary["latency"]
+    rows: list[_Row] = []
+    for key, title in latencies(summary):
+        rows.append(([title, *(milliseconds(latency[key][name]) for name in names)], ""))
+        within = interval_row(summary, key, names) if intervals else None
+        if within is not None:
+            rows.append(([interval_title(summary), *within], "dim"))
+    return rows
+
+
+def _latency_table(names: Sequence[str], rows: Sequence[_Row]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    latency = summary["latency"]
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
     table.add_column("ms", min_width=11)
-    for name in _STATISTICS:
+    for name in names:
         table.add_column(name, justify="right", no_wrap=True, min_width=8)
-    for key, title in latencies(summary):
-        table.add_row(title, *(milliseconds(latency[key][name]) for name in _STATISTICS))
-        within = interval_row(summary, key, _STATISTICS)
-        if within is not None:
-            cells = [interval_title(summary), *within]
-            table.add_row(*(Text(cell, style="dim") for cell in cells))
+    for cells, style in rows:
+        table.add_row(*(Text(cell, style=style) for cell in cells))
     table.add_row()
     return table
 
