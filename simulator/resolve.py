@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from simulator.compress import pruned, sparse
 from simulator.costs.memory import NOTHING_BESIDE, Beside
 from simulator.costs.replica import (
     Device,
@@ -32,13 +31,14 @@ from simulator.models import load_model
 from simulator.models.layout import Layout
 from simulator.models.spec import ModelSpec
 from simulator.models.splits import check_split
-from simulator.resolve_kv import reserve_of, with_kv_settings
-from simulator.resolve_lora import with_adapters
+from simulator.resolution.compress import pruned, sparse
+from simulator.resolution.kv import reserve_of, with_kv_settings
+from simulator.resolution.lora import with_adapters
+from simulator.resolution.speculation import Target, speculate
 from simulator.scenario.hardware import Hardware
 from simulator.scenario.policies import DynamicPolicy, StaticPolicy
 from simulator.scenario.scenario import Scenario
 from simulator.serving.kv_cache import KvLayout
-from simulator.speculation import Target, speculate
 
 T = TypeVar("T")
 

@@ -52,11 +52,11 @@ def simulate(
 
     from simulator.cluster import run_groups
     from simulator.cluster.groups import Serving
-    from simulator.pools import group_of, resolve_pools
+    from simulator.resolution.pools import group_of, resolve_pools
+    from simulator.resolution.terms import class_terms
+    from simulator.resolution.transfers import paths_of
     from simulator.results import Result
     from simulator.results.fleet import Member
-    from simulator.terms import class_terms
-    from simulator.transfers import paths_of
     from simulator.uncertainty import uncertainty
     from simulator.workload import build_requests
 

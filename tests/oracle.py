@@ -15,9 +15,9 @@ from collections import deque
 from simulator.cluster import FrontEndTimes
 from simulator.costs.protocol import StepCost
 from simulator.deployment import Limits
+from simulator.resolution.terms import ClassTerms, Terms
 from simulator.results.record import COMPLETED, TIMED_OUT, UNFINISHED
 from simulator.serving.below import Below
-from simulator.terms import ClassTerms, Terms
 from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
 from tests.oracle_below import make_below
 from tests.oracle_queue import NaiveOrder

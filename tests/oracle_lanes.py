@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from simulator.costs.protocol import Chunk, LockstepCost, PipelineCost, Work
 from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
+from simulator.resolution.terms import ClassTerms, Terms
 from simulator.results.record import COMPLETED, TIMED_OUT, UNFINISHED
-from simulator.terms import ClassTerms, Terms
 from simulator.workload.requests import Requests
 from tests.oracle import Clients
 from tests.oracle_queue import NaiveOrder

@@ -11,7 +11,7 @@ from collections import deque
 from simulator.cluster.ranks import predicted_output
 from simulator.costs.protocol import Chunk, StepCost
 from simulator.deployment import Limits
-from simulator.terms import Terms
+from simulator.resolution.terms import Terms
 from simulator.workload.requests import Requests
 from tests.oracle_state import OracleRun, Sequence
 

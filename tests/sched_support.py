@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from simulator.cluster import run_cluster
+from simulator.resolution.terms import ClassTerms
 from simulator.results.record import RunRecord
 from simulator.scenario.policies import ContinuousPolicy
 from simulator.scenario.queue import Queue
-from simulator.terms import ClassTerms
 from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
 from tests.dyadic import TICK_S, DyadicCost
 from tests.strategies import make_limits

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from simulator.cluster import FrontEndTimes
 from simulator.deployment import Limits
+from simulator.resolution.terms import ClassTerms, Terms
 from simulator.scenario.policies import (
     ContinuousPolicy,
     DynamicPolicy,
@@ -22,7 +23,6 @@ from simulator.scenario.policies import (
 )
 from simulator.serving.below import Below, TierSpec
 from simulator.serving.kv_cache import KvLayout
-from simulator.terms import ClassTerms, Terms
 from simulator.workload.requests import OPEN_LOOP, ROOT, PrefixStreams, Requests
 from tests.dyadic import TICK_S, BucketCost, DyadicCost, KneeCost, StairCost
 from tests.oracle import OracleRun, run_oracle

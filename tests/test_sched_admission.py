@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from simulator.errors import ScenarioError
+from simulator.resolution.terms import ClassTerms
 from simulator.results.record import COMPLETED, REJECTED, RunRecord
 from simulator.scenario.admission import (
     Admission,
@@ -26,7 +27,6 @@ from simulator.scenario.queue import (
     Queue,
     ShortestFirstQueue,
 )
-from simulator.terms import ClassTerms
 from simulator.workload.requests import Requests
 from tests.dyadic import DyadicCost
 from tests.sched_support import CONSTANT, STEP_S, requests, serve, steps

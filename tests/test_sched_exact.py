@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from simulator.resolution.terms import ClassTerms
 from simulator.scenario.policies import ContinuousPolicy, Policy, PrefillFirstPolicy
 from simulator.scenario.queue import (
     DeadlineQueue,
@@ -19,7 +20,6 @@ from simulator.scenario.queue import (
     Queue,
     ShortestFirstQueue,
 )
-from simulator.terms import ClassTerms
 from tests.agreement import assert_agree, run_fast
 from tests.dyadic import TICK_S
 from tests.strategies import CONTINUOUS, Case, batch_policies, cases, examples, random_case

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from simulator.errors import ScenarioError
+from simulator.resolution.terms import ClassTerms
 from simulator.scenario.policies import ContinuousPolicy, StaticPolicy
 from simulator.scenario.queue import (
     FCFS,
@@ -19,7 +20,6 @@ from simulator.scenario.queue import (
     Queue,
     ShortestFirstQueue,
 )
-from simulator.terms import ClassTerms
 from tests.agreement import run_fast
 from tests.dyadic import TICK_S
 from tests.sched_support import CONSTANT, STEP_S, Floats, requests, serve, steps

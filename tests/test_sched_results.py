@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.errors import ScenarioError, UserError
+from simulator.resolution.terms import ClassTerms
 from simulator.results import Result
 from simulator.results.classes import served_tokens
 from simulator.results.integrity import check_integrity
@@ -27,7 +28,6 @@ from simulator.scenario.load import load_scenario
 from simulator.scenario.queue import FCFS, DeadlineQueue, ShortestFirstQueue
 from simulator.scenario.scenario import Scenario
 from simulator.simulation import simulate
-from simulator.terms import ClassTerms
 from tests.agreement import assert_agree
 from tests.dyadic import TICK_S
 from tests.dyadic_lanes import DyadicLockstep, DyadicPipeline

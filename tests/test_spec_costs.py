@@ -17,10 +17,10 @@ from simulator.deployment import Limits, Speculation
 from simulator.engines.profile import EngineProfile
 from simulator.models.layout import Layout
 from simulator.models.spec import LayerGroup, ModelSpec
+from simulator.resolution.speculation import HeadBuilder
 from simulator.results.record import RunRecord
 from simulator.scenario.policies import ContinuousPolicy, PrefillFirstPolicy
 from simulator.serving.acceptance import tokens_per_step
-from simulator.speculation import HeadBuilder
 from simulator.workload.requests import Requests
 from tests.rig import (
     DENSE,

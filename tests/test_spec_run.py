@@ -11,13 +11,13 @@ from simulator.errors import UserError
 from simulator.models import load_model
 from simulator.models.counting import kv_bytes_per_token, mtp_parameters, weight_bytes
 from simulator.models.layout import Layout
+from simulator.resolution.speculation import Target, speculate
 from simulator.resolve import Resolved, resolve
 from simulator.results import Result
 from simulator.results.phrases import speculation_lines
 from simulator.scenario.scenario import Scenario
 from simulator.scenario.speculative import NgramSpeculative
 from simulator.simulation import simulate
-from simulator.speculation import Target, speculate
 
 GIB = 2**30
 DRAFT: dict[str, Any] = {

@@ -15,7 +15,7 @@ from simulator.errors import UserError
 if TYPE_CHECKING:
     from simulator.costs.protocol import StepCost
     from simulator.deployment import ResolvedDeployment
-    from simulator.pools import ResolvedPool
+    from simulator.resolution.pools import ResolvedPool
     from simulator.scenario import Scenario
     from simulator.workload.requests import Requests
 
@@ -56,8 +56,8 @@ def check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
     import numpy as np
 
     from simulator.cluster.feasible import check_groups
-    from simulator.pools import group_of, resolve_pools
-    from simulator.transfers import paths_of
+    from simulator.resolution.pools import group_of, resolve_pools
+    from simulator.resolution.transfers import paths_of
     from simulator.workload import build_requests
 
     with loaded(file, overrides) as scenario:

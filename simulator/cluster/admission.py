@@ -12,6 +12,7 @@ import numpy as np
 
 from simulator.cluster.replica import Replica
 from simulator.errors import ScenarioError
+from simulator.resolution.terms import Terms
 from simulator.scenario.admission import (
     Admission,
     KvUseRule,
@@ -21,7 +22,6 @@ from simulator.scenario.admission import (
     Rule,
 )
 from simulator.serving.sequence import Sequence
-from simulator.terms import Terms
 from simulator.workload.requests import Requests
 
 _RETRIES = 0x7265747279

@@ -11,6 +11,7 @@ import numpy as np
 
 from simulator.cluster.alone import Alone
 from simulator.errors import ScenarioError
+from simulator.resolution.terms import Terms
 from simulator.scenario.queue import (
     DeadlineQueue,
     FairQueue,
@@ -19,7 +20,6 @@ from simulator.scenario.queue import (
     ShortestFirstQueue,
 )
 from simulator.serving.sequence import Sequence
-from simulator.terms import Terms
 from simulator.workload.requests import Floats, Requests
 
 _PREDICTIONS = 0x70726564

@@ -33,6 +33,7 @@ from simulator.cluster.workers import Workers
 from simulator.costs.protocol import StepCost
 from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
 from simulator.errors import ScenarioError
+from simulator.resolution.terms import ClassTerms, Terms
 from simulator.results.record import REJECTED, TIMED_OUT, UNFINISHED, Group, RunRecord
 from simulator.scenario.admission import Admission
 from simulator.scenario.policies import DynamicPolicy
@@ -40,7 +41,6 @@ from simulator.scenario.pools import Role
 from simulator.scenario.routers import RoundRobinRouter, Router
 from simulator.serving.kv_cache import KvLayout
 from simulator.serving.sequence import Sequence
-from simulator.terms import ClassTerms, Terms
 from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
 
 Progress = Callable[[int, int, float], None]

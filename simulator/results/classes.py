@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from simulator.deployment import ResolvedDeployment
+from simulator.resolution.terms import class_terms
 from simulator.results.latency import RequestTimes, statistics
 from simulator.results.record import REJECTED, TIMED_OUT
 from simulator.results.slo import has_limits, judge, slo_of_classes
 from simulator.results.window import Window
-from simulator.terms import class_terms
 
 
 def classes_section(

@@ -12,13 +12,13 @@ from simulator.costs.protocol import StepCost
 from simulator.deployment import FrontEndTimes, ResolvedDeployment
 from simulator.engines.profile import EngineProfile
 from simulator.errors import ScenarioError, UserError
-from simulator.lives import check_serving, life_of, of_pool
+from simulator.resolution.lives import check_serving, life_of, of_pool
+from simulator.resolution.sharing import check_shared
 from simulator.resolve import Resolved, resolve
 from simulator.scenario.base import Model
 from simulator.scenario.pools import Pool, Role
 from simulator.scenario.scenario import Scenario
 from simulator.scenario.workload import MixWorkload
-from simulator.sharing import check_shared
 
 M = TypeVar("M", bound=Model)
 

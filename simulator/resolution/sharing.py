@@ -9,7 +9,7 @@ from simulator.cluster.groups import lanes_of
 from simulator.errors import ScenarioError
 
 if TYPE_CHECKING:
-    from simulator.pools import ResolvedPool
+    from simulator.resolution.pools import ResolvedPool
 
 
 def check_shared(pools: Sequence[ResolvedPool]) -> None:

@@ -8,7 +8,7 @@ from simulator.cluster.disaggregation import Paths
 from simulator.cluster.groups import lanes_of
 from simulator.errors import ScenarioError
 from simulator.models.counting import kv_bytes_per_rank, state_bytes_per_rank
-from simulator.pools import ResolvedPool
+from simulator.resolution.pools import ResolvedPool
 from simulator.scenario.scenario import Scenario
 from simulator.scenario.transfer import KvTransfer
 
