@@ -28,6 +28,7 @@ from simulator.errors import ScenarioError, UserError
 from simulator.hardware import load_hardware
 from simulator.hardware.profile import Figure, HardwareProfile
 from simulator.models import load_model
+from simulator.models.counting import kv_bytes_per_token
 from simulator.models.layout import Layout
 from simulator.models.spec import ModelSpec
 from simulator.models.splits import check_split
@@ -89,6 +90,12 @@ def resolve(
     with _at("parallelism.tp"):
         check_split(spec, layout)
     precision = _precision(scenario, spec, hardware)
+    if scenario.precision.kv_cache is not None and not kv_bytes_per_token(spec, "bf16"):
+        raise ScenarioError(
+            f"{spec.name} caches nothing for each token, only a state for each sequence",
+            where="precision.kv_cache",
+            hint="leave it out; recurrent_state is the type of the states",
+        )
     spec = sparse(spec, scenario.precision, precision.weights, hardware)
     device_gib = _device_gib(scenario, hardware)
     engine = engine.on(hardware.name, device_gib)
@@ -158,12 +165,6 @@ def _in_nodes(hardware: HardwareProfile, asked: Hardware) -> HardwareProfile:
 
 def _layout(scenario: Scenario) -> Layout:
     asked, replicas = scenario.parallelism, scenario.deployment.replicas
-    if replicas % asked.fsdp:
-        raise ScenarioError(
-            f"weights sharded over {asked.fsdp} replicas, of which there are {replicas}",
-            where="parallelism.fsdp",
-            hint=f"set deployment.replicas to a multiple of {asked.fsdp}",
-        )
     for key in ("autoscaling", "failures", "spot"):
         if asked.fsdp > 1 and getattr(scenario.deployment, key) is not None:
             raise ScenarioError(
@@ -171,6 +172,12 @@ def _layout(scenario: Scenario) -> Layout:
                 where="parallelism.fsdp",
                 hint=f"leave out fsdp or deployment.{key}",
             )
+    if replicas % asked.fsdp:
+        raise ScenarioError(
+            f"weights sharded over {asked.fsdp} replicas, of which there are {replicas}",
+            where="parallelism.fsdp",
+            hint=f"make the replicas, of a pool too, a multiple of {asked.fsdp}",
+        )
     return Layout(
         tp=asked.tp, dp=asked.dp, pp=asked.pp, ep=asked.ep, cp=asked.cp, fsdp=asked.fsdp,
         redundant=asked.redundant_experts,

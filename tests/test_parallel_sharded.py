@@ -143,8 +143,8 @@ def test_what_cannot_be_sharded_is_refused() -> None:
     with pytest.raises(UserError) as caught:
         resolve(four({"replicas": 6}))
     assert str(caught.value) == (
-        "parallelism.fsdp: weights sharded over 4 replicas, of which there are 6; set "
-        "deployment.replicas to a multiple of 4"
+        "parallelism.fsdp: weights sharded over 4 replicas, of which there are 6; make "
+        "the replicas, of a pool too, a multiple of 4"
     )
     with pytest.raises(UserError) as caught:
         resolve(four({"replicas": 4, "failures": {"mtbf_h": 1.0}}))

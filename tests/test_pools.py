@@ -209,3 +209,23 @@ def test_a_request_that_one_of_its_pools_cannot_hold_is_told_before_the_run() ->
     with pytest.raises(UserError, match="KV blocks"):
         run({"pools": pools})
     assert run({"pools": pools, "oversized_requests": "reject"}).summary()
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        (["model=codestral-mamba-7b", "precision.kv_cache=fp8"], "precision.kv_cache"),
+        (["hardware.network_gb_per_s=100"], "hardware.network_gb_per_s"),
+        (["engine.queue={kind: priority}"], "engine.queue"),
+        (["engine.queue={kind: fair}"], "engine.queue"),
+    ],
+)
+def test_settings_without_an_effect_are_refused(changes: list[str], where: str) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        simulate(load_scenario("chat-8b-h100", ["workload.slice.requests=5", *changes]))
+    assert caught.value.where == where
+
+
+def test_pools_on_the_same_devices_pay_one_price() -> None:
+    with pytest.raises(ScenarioError, match="at different prices"):
+        simulate(load_scenario("two-models-one-gpu", ["deployment.pools.1.usd_per_device_hour=1"]))

@@ -39,6 +39,13 @@ def check_shared(pools: Sequence[ResolvedPool]) -> None:
                 where=where,
                 hint="give both the same hardware, replicas and number of devices a replica",
             )
+        prices = {p.deployment.usd_per_device_hour for p in (pool, owner)}
+        if len(prices) > 1:
+            raise ScenarioError(
+                f"{pool.name} and {owner.name} run on the same devices at different prices",
+                where=f"deployment.pools.{number}.usd_per_device_hour",
+                hint=f"give the price in {owner.name} alone, or the same in both",
+            )
         on.setdefault(owner.name, []).append((number, pool))
     for name, guests in on.items():
         _check_room(owners[name], guests)
