@@ -102,6 +102,9 @@ def run(scenario: Fields, deployment: Fields, **options: Any) -> Result:
 def test_laws_hold_where_replicas_come_and_go(kind: str, lives: str) -> None:
     scenario, deployment = KINDS[kind]
     serving = LIVES[lives] | deployment
+    if "admission" in serving and "autoscaling" in serving:
+        # Where no replica may be up, it is refused.
+        serving = serving | {"autoscaling": serving["autoscaling"] | {"min": 1}}
     if "pools" in serving:
         serving = {key: value for key, value in serving.items() if key != "replicas"}
     result = run(scenario, serving)

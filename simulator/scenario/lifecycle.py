@@ -82,7 +82,7 @@ class _Scaling(Model):
     initial: MaybeNone | None = Field(
         None, description="replicas that are up at the start; default: min"
     )
-    interval_s: Annotated[float, Field(ge=0.1, allow_inf_nan=False, strict=True)] = Field(
+    interval_s: Annotated[float, Field(ge=0.01, allow_inf_nan=False, strict=True)] = Field(
         15.0, description="time between decisions; metrics are averaged over it"
     )
     tolerance: Annotated[float, Field(ge=0, lt=1, strict=True)] = Field(
