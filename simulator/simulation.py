@@ -52,7 +52,6 @@ def simulate(
 
     from simulator.cluster import run_groups
     from simulator.cluster.groups import Serving
-    from simulator.errors import ScenarioError
     from simulator.resolution.pools import group_of, resolve_pools
     from simulator.resolution.terms import class_terms
     from simulator.resolution.transfers import paths_of
@@ -66,14 +65,6 @@ def simulate(
     seed = scenario.measurement.seed
     requests = build_requests(scenario.workload, np.random.default_rng(seed), base)
     serving = scenario.deployment
-    for pool in pools:
-        order = pool.deployment.limits.queue.kind
-        if order in ("priority", "fair") and len(requests.classes) == 1:
-            raise ScenarioError(
-                f"the order {order} is one between traffic classes, and there is only one",
-                where="engine.queue",
-                hint="give the workload classes, or use fcfs, shortest_first or deadline",
-            )
     # Every pool has a scenario of its own; results are about the whole.
     first = replace(pools[0].deployment, scenario=scenario)
     members = [Member(pool.deployment, pool.resolved.cost) for pool in pools]

@@ -216,8 +216,6 @@ def test_a_request_that_one_of_its_pools_cannot_hold_is_told_before_the_run() ->
     [
         (["model=codestral-mamba-7b", "precision.kv_cache=fp8"], "precision.kv_cache"),
         (["hardware.network_gb_per_s=100"], "hardware.network_gb_per_s"),
-        (["engine.queue={kind: priority}"], "engine.queue"),
-        (["engine.queue={kind: fair}"], "engine.queue"),
     ],
 )
 def test_settings_without_an_effect_are_refused(changes: list[str], where: str) -> None:
