@@ -215,7 +215,6 @@ def test_a_request_that_one_of_its_pools_cannot_hold_is_told_before_the_run() ->
     ("changes", "where"),
     [
         (["model=codestral-mamba-7b", "precision.kv_cache=fp8"], "precision.kv_cache"),
-        (["hardware.network_gb_per_s=100"], "hardware.network_gb_per_s"),
     ],
 )
 def test_settings_without_an_effect_are_refused(changes: list[str], where: str) -> None:

@@ -116,7 +116,6 @@ def resolve_pools(
 
 def _check(scenario: Scenario, pools: list[ResolvedPool]) -> None:
     check_shared(pools)
-    _check_network(scenario, pools)
     lives = [pool.life for pool in pools]
     apart = any(pool.role != "serve" for pool in pools)
     if apart and Serving(scenario.deployment.gateway).holds(lives):
@@ -139,24 +138,6 @@ def _check(scenario: Scenario, pools: list[ResolvedPool]) -> None:
         )
     policies = [pool.deployment.limits.policy for pool in pools]
     check_serving(scenario.deployment, lives, policies)
-
-
-def _check_network(scenario: Scenario, pools: list[ResolvedPool]) -> None:
-    """Refuses a network that nothing crosses."""
-    asked = [scenario.hardware, *(p.hardware for p in scenario.deployment.pools if p.hardware)]
-    crossed = any(
-        pool.role != "serve"
-        or pool.deployment.layout.fsdp > 1
-        or pool.deployment.devices_per_replica > pool.deployment.hardware.node.devices
-        for pool in pools
-    )
-    for key in ("network_gb_per_s", "network_latency_us"):
-        if not crossed and any(getattr(hardware, key) is not None for hardware in asked):
-            raise ScenarioError(
-                "no replica reaches beyond its node, so that its network changes nothing",
-                where=f"hardware.{key}",
-                hint="leave it out",
-            )
 
 
 def scenario_of(scenario: Scenario, pool: Pool) -> Scenario:
