@@ -214,7 +214,12 @@ def _document(
             pool.most * pool.deployment.devices_per_replica for pool in pools if not pool.shares
         ),
         "compute_bound_batch": _turning_points(pools[0].resolved.cost, requests),
-        "pools": {pool.name: _machine(pool.deployment) for pool in pools} if several else {},
+        "pools": {
+            pool.name: _machine(pool.deployment)
+            | {"devices": pool.most * pool.deployment.devices_per_replica}
+            for pool in pools
+            if several
+        },
         "traffic": {
             "source": requests.source,
             "requests": len(requests),

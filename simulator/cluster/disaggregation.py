@@ -211,15 +211,13 @@ class Handover:
         journey.arrived_s = self.paths.send(size, sender, receiver, now)
         self.sent_bytes[journey.answer.index] += size
 
-    def prompt_ended(self, sequence: Sequence, now: float) -> bool:
-        """A prefill replica has computed a prompt; says whether somebody goes on with it."""
-        journey = self._journeys.get(sequence)
-        if journey is None:
-            return False
+    def prompt_ended(self, sequence: Sequence, now: float) -> None:
+        """A prefill replica has computed a prompt that somebody else goes on with."""
+        journey = self._journeys[sequence]
         journey.prompt_done = True
         if journey.gone:
             journey.prefill.fetched(sequence)
-            return True
+            return
         self.prompt_done_s[sequence.index] = now
         if self.paths.by_layer:
             # The last layer's part cannot be on its way before the step ends.
@@ -229,7 +227,6 @@ class Handover:
         else:
             self._expect(journey)
         self._fetch(journey, now)
-        return True
 
     def _expect(self, journey: Journey) -> None:
         journey.expected = True

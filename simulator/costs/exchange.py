@@ -62,13 +62,12 @@ class NodeCollective:
             # On the way to the network devices share what they share on the way to each other.
             e = self.efficiency
             rate = min(rate, e.bandwidth * self.device.link / (group.per_node - 1) ** e.contention)
-        seconds = latency + far / rate
-        if group.per_node > 1:
-            assert self.device.link is not None
-            stage = _within(self.efficiency, group.per_node, near, self.device.link)
-            nothing = _within(self.efficiency, group.per_node, 0.0 * near, self.device.link)
-            seconds = seconds + passes * stage * some
+            nothing = _within(e, group.per_node, 0.0 * near, self.device.link)
+            stages = passes * _within(e, group.per_node, near, self.device.link) * some
+            seconds = latency + far / rate + stages
             latency = latency + passes * nothing * some
+        else:
+            seconds = latency + far / rate
         return scaled(
             self.count, seconds, 0.0 * near, 2.0 * message, passes * near + far,
             network=seconds - latency, latency=latency,
