@@ -1,0 +1,118 @@
+"""What a deployment must hold: a limit on any figure of a run's summary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from simulator.results.definitions import DEFINITIONS, value_at
+from simulator.scenario.base import Model
+from simulator.sentences import closest
+
+_OF_REQUESTS = "latency."
+"""Figures of requests; their metrics may be named without it."""
+
+_OF_CLASSES = (
+    "queueing_ms", "ttft_ms", "ttfat_ms", "tpot_ms", "e2e_ms", "requests_per_s",
+    "total_tokens_per_s", "goodput_requests_per_s", "goodput_share", "prefix_hit_rate",
+)  # fmt: skip
+"""What a summary says of each traffic class."""
+
+
+_NO_NUMBERS = ("slo.held", "slo.classes", "fleet.pools")
+
+
+def metric_paths() -> list[str]:
+    """Every figure of a summary that has a definition and is a number, by its path."""
+    return [
+        f"{definition.key}.{statistic}" if statistic else definition.key
+        for definition in DEFINITIONS
+        if definition.key not in _NO_NUMBERS
+        for statistic in definition.statistics or ("",)
+    ]
+
+
+class Constraint(Model):
+    """A limit on one figure, of all traffic or of one class of it."""
+
+    metric: str = Field(
+        description="path of a figure in the summary, such as ttft_ms.p99 or energy.power_w_mean"
+    )
+    max: float | None = Field(None, description="highest value that is good enough")
+    min: float | None = Field(None, description="lowest value that is good enough")
+    traffic_class: str | None = Field(
+        None, description="name of a traffic class; default: all traffic"
+    )
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Constraint:
+        if (self.max is None) == (self.min is None):
+            raise ValueError("give exactly one of max and min")
+        return self
+
+    @model_validator(mode="after")
+    def _known(self) -> Constraint:
+        if self.traffic_class is not None:
+            name = self.metric.removeprefix(_OF_REQUESTS).partition(".")[0]
+            if name not in _OF_CLASSES:
+                raise ValueError(
+                    f"metric {self.metric!r} is not kept for each class; "
+                    f"these are: {', '.join(_OF_CLASSES)}"
+                )
+            return self
+        known = metric_paths()
+        if self._full() not in known:
+            near = closest(self._full(), known)
+            hint = f"did you mean '{near.removeprefix(_OF_REQUESTS)}'?" if near else (
+                "`simulate plan --metrics` lists them"
+            )  # fmt: skip
+            raise ValueError(f"there is no metric {self.metric!r}; {hint}")
+        return self
+
+    def _full(self) -> str:
+        known = metric_paths()
+        return self.metric if self.metric in known else f"{_OF_REQUESTS}{self.metric}"
+
+    @property
+    def path(self) -> str:
+        """Where the figure stands in a summary."""
+        if self.traffic_class is None:
+            return self._full()
+        return f"classes.{self.traffic_class}.{self.metric.removeprefix(_OF_REQUESTS)}"
+
+    @property
+    def limit(self) -> float:
+        """The highest or lowest value."""
+        limit = self.max if self.max is not None else self.min
+        assert limit is not None
+        return limit
+
+    def value(self, summary: dict[str, Any]) -> float | None:
+        """The figure; None where it is undefined, and then the constraint does not hold."""
+        if self.traffic_class is None:
+            value = value_at(summary, self._full())
+        else:
+            of_class = summary.get("classes", {}).get(self.traffic_class, {})
+            value = value_at(of_class, self.metric.removeprefix(_OF_REQUESTS))
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(value) if number else None
+
+    def excess(self, value: float | None) -> float:
+        """By what share of the limit the value misses it; 0 or below: it holds."""
+        if value is None:
+            return float("inf")
+        if self.max is not None:
+            return (value - self.max) / abs(self.max) if self.max else value
+        assert self.min is not None
+        return (self.min - value) / abs(self.min) if self.min else -value
+
+    def holds(self, value: float | None) -> bool:
+        """Whether the value is good enough."""
+        return self.excess(value) <= 0.0
+
+    def __str__(self) -> str:
+        """As reports say it: ``ttft_ms.p99 ≤ 1000 (chat)``."""
+        sign = "≤" if self.max is not None else "≥"
+        of = f" ({self.traffic_class})" if self.traffic_class else ""
+        return f"{self.metric.removeprefix(_OF_REQUESTS)} {sign} {self.limit:g}{of}"
