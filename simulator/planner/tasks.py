@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from simulator import __version__
 from simulator.planner.constraints import Constraint
+from simulator.planner.origin import files_behind, program
 from simulator.scenario import Scenario
 
 Summary = dict[str, Any]
@@ -29,12 +29,15 @@ class Task:
     intervals: bool = False
     limits: tuple[Constraint, ...] = ()
 
-    @cached_property
+    @property
     def document(self) -> dict[str, Any]:
-        """All that the outcome depends on, as JSON has it."""
+        """All that the outcome depends on, as JSON has it: the program's code and data and what the
+        user's files hold are in it as digests."""
+        scenario = self.scenario.model_dump(mode="json")
         return {
-            "program": __version__,
-            "scenario": self.scenario.model_dump(mode="json"),
+            "program": program(),
+            "scenario": scenario,
+            "files": files_behind(scenario),
             "intervals": self.intervals,
             "limits": [limit.model_dump(mode="json") for limit in self.limits],
         }
@@ -57,6 +60,8 @@ class Outcome:
         problem: why it cannot, one sentence; empty where it can.
         hopeless: the limit for which the run was ended early, one sentence; the summary then
             describes the part before. Empty: it ran to its end.
+        lost: the processes that did it died, so that nothing is known; ``problem`` says so. It is
+            not kept in a store, so that a later run tries again.
         wall_s: how long it took; no part of what must be equal.
     """
 
@@ -64,4 +69,5 @@ class Outcome:
     summary: Summary = field(default_factory=dict)
     problem: str = ""
     hopeless: str = ""
+    lost: bool = False
     wall_s: float = field(default=0.0, compare=False)

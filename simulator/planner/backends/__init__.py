@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Protocol
 
 from simulator.planner.tasks import Outcome, Task
@@ -18,8 +18,9 @@ class Backend(Protocol):
         """How many tasks are done at once."""
         ...
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
-        """Outcomes as they come. A worker that dies is replaced and its task done again."""
+    def run(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
+        """Outcomes as they come. A worker that dies is replaced and its task done again; where that
+        helps not, the outcome is ``lost``. Closing the generator ends what is under way."""
         ...
 
     def close(self) -> None:
