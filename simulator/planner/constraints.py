@@ -20,6 +20,9 @@ _OF_CLASSES = (
 """What a summary says of each traffic class."""
 
 
+LEAST_SHARE = 0.001
+"""Smallest share of misses that others are compared with."""
+
 _NO_NUMBERS = ("slo.held", "slo.classes", "fleet.pools")
 
 
@@ -99,13 +102,33 @@ class Constraint(Model):
         return float(value) if number else None
 
     def excess(self, value: float | None) -> float:
-        """By what share of the limit the value misses it; 0 or below: it holds."""
+        """By what share of the limit the value misses it; 0 or below: it holds.
+
+        Shares that must be reached are compared by what is missing to all: 98.5% where 99% are
+        wanted miss by half of the 1% that may fail.
+        """
         if value is None:
             return float("inf")
         if self.max is not None:
             return (value - self.max) / abs(self.max) if self.max else value
         assert self.min is not None
+        if self.of_share:
+            may_fail = max(1.0 - self.min, LEAST_SHARE)
+            return ((1.0 - value) - (1.0 - self.min)) / may_fail
         return (self.min - value) / abs(self.min) if self.min else -value
+
+    def loosened(self, share: float) -> Constraint:
+        """The limit moved so that whatever misses it, misses this one by more than ``share``."""
+        if self.max is not None:
+            return self.model_copy(update={"max": self.max + share * abs(self.max)})
+        assert self.min is not None
+        step = max(1.0 - self.min, LEAST_SHARE) if self.of_share else abs(self.min)
+        return self.model_copy(update={"min": self.min - share * step})
+
+    @property
+    def of_share(self) -> bool:
+        """Whether it is a share that must be reached."""
+        return self.metric.endswith("_share") and self.min is not None and self.min <= 1.0
 
     def holds(self, value: float | None) -> bool:
         """Whether the value is good enough."""

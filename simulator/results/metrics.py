@@ -11,7 +11,7 @@ import numpy.typing as npt
 from simulator import __version__
 from simulator.deployment import ResolvedDeployment
 from simulator.results.adapters import adapters_section
-from simulator.results.advice import notes, warnings
+from simulator.results.advice import growing_backlog, notes, warnings
 from simulator.results.answers import answers_section, times_of
 from simulator.results.classes import classes_section, fairness_section
 from simulator.results.describe import simulated_section
@@ -83,6 +83,7 @@ def summarize(
         "fleet": fleet_section(parts, record, window),
         "checks": {
             "violations": list(violations(record)),
+            "backlog_grows": growing_backlog(record, window) is not None,
             "littles_law": littles_law(parts, record),
         },
     }

@@ -1,0 +1,218 @@
+"""The plan file: what is asked of a search, and how it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from simulator.errors import UserError
+from simulator.planner.constraints import Constraint
+from simulator.planner.objectives import Objective
+from simulator.scenario import Scenario
+from simulator.scenario.base import Count, Model, NonNegativeFloat
+from simulator.scenario.hardware import Hardware
+from simulator.scenario.load import load_with_places, resolve_reference
+from simulator.scenario.precision import Precision
+from simulator.yamlio import load_yaml, validation_sentence
+
+Counts = Annotated[tuple[Count, ...], Field(min_length=1, max_length=64)]
+Plan_ = Literal["on_demand", "reserved", "spot"]
+
+
+class Range(Model):
+    """Every whole number from ``min`` to ``max``, or every ``step``-th."""
+
+    min: Annotated[int, Field(ge=1, le=4096, strict=True)] = Field(1, description="the smallest")
+    max: Annotated[int, Field(ge=1, le=4096, strict=True)] = Field(description="the largest")
+    step: Count = Field(1, description="from one to the next")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is above max ({self.max})")
+        return self
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The numbers."""
+        return tuple(range(self.min, self.max + 1, self.step))
+
+
+class Part(Model):
+    """Replicas that compute prompts, or those that go on, where both stand apart."""
+
+    hardware: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="devices; default: those of the other axis"
+    )
+    tp: Counts | None = Field(None, description="tensor parallelism; default: that of the axis")
+    replicas: Counts | Range | None = Field(
+        None, description="how many; default: as many as the space's replicas"
+    )
+
+
+class Space(Model):
+    """Which deployments there are to choose from: every combination of what the axes list. What no
+    axis speaks of is as in the scenario."""
+
+    hardware: Literal["priced"] | Annotated[tuple[str | Hardware, ...], Field(min_length=1)] = (
+        Field("priced", description="devices; priced: all profiles with a price in a price plan")
+    )
+    engine: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="engine profiles; default: the scenario's"
+    )
+    precision: Annotated[tuple[Precision, ...], Field(min_length=1)] | None = Field(
+        None, description="number formats; default: the scenario's"
+    )
+    tp: Counts | None = Field(
+        None, description="tensor parallelism; default: all powers of two up to a node"
+    )
+    pp: Counts = Field((1,), description="pipeline stages")
+    dp: Counts = Field((1,), description="data-parallel attention ranks")
+    ep: Counts = Field((1,), description="groups of devices with different experts")
+    cp: Counts = Field((1,), description="context parallelism")
+    replicas: Counts | Range | None = Field(
+        None, description="replicas; default: as many as max_devices allows"
+    )
+    layouts: Annotated[tuple[Literal["together", "apart"], ...], Field(min_length=1)] = Field(
+        ("together",),
+        description="together: replicas serve whole requests; apart: some compute prompts, others "
+        "go on",
+    )
+    prefill: Part = Field(Part(), description="replicas for prompts, with apart")
+    decode: Part = Field(Part(), description="replicas that go on, with apart")
+    price_plans: Annotated[tuple[Plan_, ...], Field(min_length=1)] | None = Field(
+        None, description="price plans; default: the scenario's cost.plan"
+    )
+    max_devices: Annotated[int, Field(ge=1, le=4096, strict=True)] = Field(
+        64, description="most devices of a deployment"
+    )
+    max_power_kw: Annotated[float, Field(gt=0, strict=True)] | None = Field(
+        None, description="most power of all devices at TDP, times PUE"
+    )
+    set: dict[str, Annotated[tuple[Any, ...], Field(min_length=1, max_length=64)]] = Field(
+        {}, description="further keys of the scenario, each with the values to try"
+    )
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _by_weights(cls, value: object) -> object:
+        if not isinstance(value, list | tuple):
+            return value
+        return [{"weights": item} if isinstance(item, str) else item for item in value]
+
+    @model_validator(mode="after")
+    def _apart_or_not(self) -> Space:
+        if "apart" not in self.layouts and (self.prefill != Part() or self.decode != Part()):
+            raise ValueError("prefill and decode need 'apart' among the layouts")
+        return self
+
+
+class Plan(Model):
+    """A search: the traffic and SLO of a scenario, the deployments to choose from, what they must
+    hold, and what is best."""
+
+    name: Annotated[str, Field(min_length=1, max_length=80)] = Field(
+        "plan", description="how reports and folders call it"
+    )
+    description: str = Field("", description="what the plan is for; shown in reports")
+    scenario: str | dict[str, Any] = Field(
+        description="a scenario's file or name, or a scenario itself: traffic, SLO and all that "
+        "the space leaves open"
+    )
+    space: Space = Field(Space.model_validate({}), description="the deployments to choose from")
+    constraints: tuple[Constraint, ...] = Field(
+        (), description="what must hold; default: the scenario's SLO for every traffic class"
+    )
+    objective: Objective = Field(
+        Objective(metric="cost_per_hour"), description="what is best: a name or a metric"
+    )
+    headroom: Annotated[NonNegativeFloat, Field(le=10)] = Field(
+        0.0, description="share by which traffic may grow: all must hold with so much more"
+    )
+    spare_replicas: Annotated[int, Field(ge=0, le=64, strict=True)] = Field(
+        0, description="replicas, of each pool, that may be missing while all holds"
+    )
+    max_lost_share: Annotated[float, Field(ge=0, le=1, strict=True)] = Field(
+        0.0, description="share of requests that may be rejected, time out or fail"
+    )
+    judge: Literal["predicted", "pessimistic"] = Field(
+        "predicted",
+        description="pessimistic: limits must hold at the bad end of the predictions' 80% interval",
+    )
+    seeds: Annotated[int, Field(ge=1, le=20, strict=True)] = Field(
+        5, description="most runs of a deployment whose verdict is close, each with other traffic"
+    )
+    runners_up: Annotated[int, Field(ge=0, le=20, strict=True)] = Field(
+        3, description="further kinds of deployment to find, after the best"
+    )
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        return {"metric": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Plan:
+        highest = {c.path: c.limit for c in self.constraints if c.max is not None}
+        for constraint in self.constraints:
+            most = highest.get(constraint.path)
+            if constraint.min is not None and most is not None and constraint.min > most:
+                raise ValueError(
+                    f"constraints contradict each other: {constraint.metric} must be at least "
+                    f"{constraint.min:g} and at most {most:g}"
+                )
+        return self
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A plan as it was read: its scenario loaded, and where things stand for errors."""
+
+    plan: Plan
+    scenario: Scenario
+    located: Callable[[UserError], UserError]
+
+
+def load_plan(source: str | Path) -> Asked:
+    """Reads a plan file and the scenario that it names.
+
+    Args:
+        source: a YAML file, or the name of a shipped plan.
+
+    Raises:
+        UserError: one sentence with file, line and key for whatever is wrong.
+    """
+    path = resolve_reference(str(source), Path())
+    data, lines = load_yaml(path)
+    if "scenario" not in data:
+        hint = "it holds a scenario; a plan has the keys scenario, space, constraints, objective"
+        raise UserError(
+            "is no plan: it has no key 'scenario'",
+            where=str(path),
+            hint=hint if "model" in data else "name the scenario whose traffic is to be served",
+        )
+    try:
+        plan = Plan.model_validate(data)
+    except ValidationError as error:
+        raise validation_sentence(error, path, lines, Plan) from None
+    if isinstance(plan.scenario, str):
+        where = f"{path}:{lines.get(('scenario',), 1)}"
+        scenario, _ = load_with_places(resolve_reference(plan.scenario, path.parent, where))
+    else:
+        scenario, _ = load_with_places(plan.scenario)
+
+    def located(error: UserError) -> UserError:
+        keys = tuple(int(part) if part.isdigit() else part for part in error.where.split("."))
+        for length in range(len(keys), 0, -1):
+            line = lines.get(keys[:length])
+            if line is not None:
+                return type(error)(
+                    error.what, where=f"{path}:{line}: {error.where}", hint=error.hint
+                )
+        return error
+
+    return Asked(plan, scenario, located)
