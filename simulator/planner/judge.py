@@ -162,7 +162,7 @@ def value_at_end(limit: Constraint, summary: dict[str, Any]) -> float | None:
     factors = (summary.get("uncertainty") or {}).get("factors", {}).get(limit.path)
     if value is None or factors is None:
         return value
-    low, high = factors
+    low, high = map(float, factors)
     return value * (high if limit.max is not None else low)
 
 

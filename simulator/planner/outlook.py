@@ -67,10 +67,8 @@ def outlook(kind: Kind, asked: Asked, limits: Sequence[Constraint]) -> Outlook:
     each = tuple(pool.deployment.devices_per_replica for pool in pools)
     prices = [pool.deployment.usd_per_device_hour for pool in pools]
     if plan.objective.path.startswith("cost.") and None in prices:
-        note = next(
-            p.deployment.price_note for p in pools if p.deployment.usd_per_device_hour is None
-        )
-        return Outlook(kind, problem=note)
+        unknown = pools[prices.index(None)].deployment
+        return Outlook(kind, problem=unknown.price_note)
     found = []
     for counts in sizes(kind, plan.space, each):
         held = counts or tuple(_fewest(pool) for pool in pools)

@@ -36,9 +36,7 @@ FIGURES = (
 Told = Callable[[str], None]
 
 
-def outlooks(
-    asked: Asked, told: Told | None = None
-) -> tuple[list[Outlook], tuple[Constraint, ...]]:
+def outlooks(asked: Asked) -> tuple[list[Outlook], tuple[Constraint, ...]]:
     """Every kind of deployment with what is known before simulating, and what must hold.
 
     Raises:
@@ -353,6 +351,5 @@ def _reasons(
 
     if not finalists:
         return nothing_holds(asked, found, known)
-    return why(
-        asked, found, finalists[0].document(), [f.document(finalists[0]) for f in finalists[1:]]
-    )
+    winner, *others = finalists
+    return why(asked, found, winner.document(), [other.document(winner) for other in others])

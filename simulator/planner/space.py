@@ -99,7 +99,7 @@ def kinds(asked: Asked) -> list[Kind]:
             where="space",
             hint=f"list fewer values; at most {MOST_KINDS:,} are searched",
         )
-    found = []
+    found: list[Kind] = []
     varied = {name for name, values in axes if len(values) > 1}
     for combination in itertools.product(*(values for _, values in axes)):
         chosen = dict(zip((name for name, _ in axes), combination, strict=True))
@@ -220,7 +220,7 @@ def _of(
     priced = any(price.plan == plan for price in hardware.prices)
     if space.hardware == "priced" and not priced:
         return []
-    found = []
+    found: list[Kind] = []
     for tp in [chosen["tp"]] if chosen["tp"] is not None else _up_to_a_node(hardware.node.devices):
         own = {**chosen, "tp": tp}
         for parts in _parts(own, space):
@@ -347,7 +347,7 @@ def _words(
 def precision_words(precision: Mapping[str, Any]) -> str:
     """``fp8``, ``fp8, KV cache fp8``."""
     known = Precision.model_validate(precision)
-    words = [known.weights or "native weights"]
+    words: list[str] = [known.weights or "native weights"]
     words += [f"KV cache {known.kv_cache}"] if known.kv_cache else []
     words += [f"activations {known.activations}"] if known.activations else []
     others = {k: v for k, v in precision.items() if k not in ("weights", "kv_cache", "activations")}

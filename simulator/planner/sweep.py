@@ -61,11 +61,11 @@ def points_of_values(source: str, overrides: Sequence[str], varied: Sequence[str
     found = []
     for chosen in itertools.product(*(values for _, values in axes)):
         own = [f"{path}={text}" for path, text in zip(paths, chosen, strict=True)]
-        values = dict(zip(paths, map(_plain, chosen), strict=True))
+        plain = dict(zip(paths, map(_plain, chosen), strict=True))
         try:
-            found.append(Point(values, load_scenario(source, [*overrides, *own])))
+            found.append(Point(plain, load_scenario(source, [*overrides, *own])))
         except ScenarioError as error:
-            found.append(Point(values, None, error.what))
+            found.append(Point(plain, None, error.what))
     if all(point.scenario is None for point in found):
         raise UserError(f"no combination is a scenario: {found[0].problem}", where="--vary")
     return found
