@@ -10,9 +10,11 @@ from simulator.cli.compare import compare
 from simulator.cli.describe import list_names
 from simulator.cli.features import features
 from simulator.cli.fit import fit
+from simulator.cli.plan import plan
 from simulator.cli.run import run
 from simulator.cli.safely import SafeGroup
 from simulator.cli.scenarios import check, init, schema
+from simulator.cli.sweep import sweep
 from simulator.cli.trace import trace
 from simulator.cli.validate import validate
 
@@ -39,7 +41,8 @@ def version() -> None:
 
 
 for command in (
-    run, check, init, schema, trace, list_names, features, compare, calibrate, fit, validate,
+    run, check, init, schema, trace, list_names, features, compare, plan, sweep, calibrate, fit,
+    validate,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -177,6 +177,14 @@ class Asked:
     located: Callable[[UserError], UserError]
 
 
+def is_plan(source: str | Path) -> bool:
+    """Whether a file holds a plan rather than a scenario; what cannot be read is neither."""
+    if str(source) == "-":
+        return False
+    data, _ = load_yaml(resolve_reference(str(source), Path()))
+    return "scenario" in data
+
+
 def load_plan(source: str | Path) -> Asked:
     """Reads a plan file and the scenario that it names.
 

@@ -156,14 +156,18 @@ def _missed(limit: Constraint, outcomes: Sequence[Outcome], pessimistic: bool) -
     return Missed(limit, mean, sum(excesses) / len(excesses), half_width(excesses))
 
 
+def interval_of(path: str, summary: dict[str, Any]) -> tuple[float, float] | None:
+    """The 80% interval of a figure, where the run says one."""
+    found = ((summary.get("uncertainty") or {}).get("intervals") or {}).get(path)
+    return None if found is None else (float(found[0]), float(found[1]))
+
+
 def value_at_end(limit: Constraint, summary: dict[str, Any]) -> float | None:
     """The figure at the bad end of its interval; as predicted where it has none."""
-    value = limit.value(summary)
-    factors = (summary.get("uncertainty") or {}).get("factors", {}).get(limit.path)
-    if value is None or factors is None:
+    value, interval = limit.value(summary), interval_of(limit.path, summary)
+    if value is None or interval is None:
         return value
-    low, high = map(float, factors)
-    return value * (high if limit.max is not None else low)
+    return interval[1] if limit.max is not None else interval[0]
 
 
 def half_width(values: Sequence[float]) -> float:

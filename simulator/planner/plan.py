@@ -11,11 +11,11 @@ from simulator import __version__
 from simulator.errors import UserError
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
-from simulator.planner.judge import Missed, half_width, limits_of, value_at_end
+from simulator.planner.judge import Missed, half_width, interval_of, limits_of, value_at_end
 from simulator.planner.outlook import Outlook, outlook
 from simulator.planner.search import Found, Search, Trial, figure, plain_task, stress_task
 from simulator.planner.space import kinds
-from simulator.planner.tasks import Outcome, Summary
+from simulator.planner.tasks import Outcome, Summary, Task
 from simulator.planner.work import Workplace
 from simulator.results.definitions import value_at
 from simulator.scenario.dump import dump_scenario
@@ -96,6 +96,36 @@ def plan(asked: Asked, work: Workplace, *, told: Told | None = None) -> dict[str
     }
 
 
+def dry_run(asked: Asked, workers: int) -> dict[str, Any]:
+    """How large a search is, before anything is simulated but a sample to time it.
+
+    The number of simulations is a guess: two for each kind that bounds leave, and those of the
+    finalists.
+    """
+    known, _ = outlooks(asked)
+    left = [entry for entry in known if any(not size.ruled_out for size in entry.sizes)]
+    finalists = min(asked.plan.runners_up + 1, len(left))
+    sample = [plain_task(asked, Trial(entry.kind, entry.sizes[-1]), 0) for entry in left[:1]]
+    count = 2 * len(left) + 2 * asked.plan.seeds * finalists
+    each = mean_seconds(sample)
+    return {
+        "name": asked.plan.name,
+        "space": _space(known),
+        "simulations": count,
+        "workers": workers,
+        "estimated_s": None if each is None else each * count / workers,
+    }
+
+
+def mean_seconds(tasks: Sequence[Task]) -> float | None:
+    """How long some tasks take on average, here and now; None where none can be simulated."""
+    from simulator.planner.doing import do_task
+
+    outcomes = [do_task(task) for task in tasks]
+    taken = [outcome.wall_s for outcome in outcomes if not outcome.problem]
+    return sum(taken) / len(taken) if taken else None
+
+
 # --- what was asked ------------------------------------------------------------------------------
 
 
@@ -105,7 +135,12 @@ def _asked(asked: Asked, limits: Sequence[Constraint]) -> dict[str, Any]:
         "model": scenario.model,
         "workload": scenario.workload.model_dump(mode="json"),
         "constraints": [{"text": str(limit), "path": limit.path} for limit in limits],
-        "objective": {"metric": objective.metric, "path": objective.path, "unit": objective.unit},
+        "objective": {
+            "metric": objective.metric,
+            "path": objective.path,
+            "unit": objective.unit,
+            "sign": objective.sign,
+        },
         "headroom": asked.plan.headroom,
         "spare_replicas": asked.plan.spare_replicas,
         "judge": asked.plan.judge,
@@ -222,10 +257,13 @@ class _Finalist:
         values = self.values(path)
         if not values:
             return None
-        factors = (self.plain[0].summary.get("uncertainty") or {}).get("factors", {}).get(path)
+        first = self.plain[0].summary
+        interval, predicted = interval_of(path, first), figure(path, first)
         spread = _spread(values)
-        interval = None if factors is None else [spread["mean"] * end for end in factors]
-        return spread | {"interval": interval}
+        if interval is None or not predicted:
+            return spread | {"interval": None}
+        # The interval is of the first seed's run; around the mean it is as wide.
+        return spread | {"interval": [spread["mean"] * end / predicted for end in interval]}
 
     def _limit(self, limit: Constraint) -> dict[str, Any]:
         values = [limit.value(outcome.summary) for outcome in self.stress]
