@@ -11,6 +11,7 @@ from simulator.scenario.scenario import Scenario
 
 if TYPE_CHECKING:
     from simulator.cluster import Progress
+    from simulator.cluster.watch import Watch
     from simulator.engines import EngineProfile
     from simulator.results import Result
     from simulator.results.record import RunRecord
@@ -25,6 +26,7 @@ def simulate(
     engine: EngineProfile | None = None,
     intervals: bool = True,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Result:
     """Simulates a scenario.
 
@@ -35,9 +37,10 @@ def simulate(
         intervals: whether the summary says how far off its figures may be, which takes two more
             runs of up to 2,000 requests when it is first asked for.
         progress: called now and then with requests ended, requests in all, and simulated seconds.
+        watch: looks at the run now and then and may end it; see ``simulator.cluster.watch``.
 
     Returns:
-        The result; ``result.record.interrupted`` tells whether Ctrl-C ended it early.
+        The result; ``result.record.interrupted`` tells whether Ctrl-C or the watch ended it early.
 
     Raises:
         UserError: the scenario cannot be simulated, with the reason.
@@ -69,7 +72,12 @@ def simulate(
     first = replace(pools[0].deployment, scenario=scenario)
     members = [Member(pool.deployment, pool.resolved.cost) for pool in pools]
 
-    def run(traffic: Requests, steps: Sequence[Steps], told: Progress | None = None) -> RunRecord:
+    def run(
+        traffic: Requests,
+        steps: Sequence[Steps],
+        told: Progress | None = None,
+        watch: Watch | None = None,
+    ) -> RunRecord:
         groups = [
             group_of(pool, cost, front_end)
             for pool, (cost, front_end) in zip(pools, steps, strict=True)
@@ -87,10 +95,11 @@ def simulate(
             serving=Serving(serving.gateway, serving.retry),
             progress=told,
             paths=paths_of(scenario, pools),
+            watch=watch,
         )
 
     steps = [(pool.resolved.cost, pool.resolved.front_end) for pool in pools]
-    record = run(requests, steps, progress)
+    record = run(requests, steps, progress, watch)
     accountant = members[0].accountant
     if not intervals or record.interrupted:
         return Result(first, record, accountant, members=members)

@@ -116,6 +116,7 @@ class Recorder:
         stages: Stages | None,
         end_s: float,
         interrupted: bool,
+        reason: str,
         wall_s: float,
     ) -> RunRecord:
         """Everything recorded so far."""
@@ -171,6 +172,7 @@ class Recorder:
             stages=stages,
             end_s=end_s,
             interrupted=interrupted,
+            reason=reason,
             refusals=self.refusals,
             wall_s=wall_s,
             answer_s=answer_s,

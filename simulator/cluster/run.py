@@ -29,6 +29,7 @@ from simulator.cluster.replica import Replica
 from simulator.cluster.routing import Routing
 from simulator.cluster.turns import Turns, sharing_maker
 from simulator.cluster.wake import LAST, NORMAL, Wake
+from simulator.cluster.watch import LEAST_APART, LOOKS, EndedEarlyError, Look, Watch, Watched
 from simulator.cluster.workers import Workers
 from simulator.costs.protocol import StepCost
 from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
@@ -118,12 +119,13 @@ def run_groups(
     serving: Serving = Serving(),  # noqa: B008 - frozen
     progress: Progress | None = None,
     paths: Paths | None = None,
+    watch: Watch | None = None,
 ) -> RunRecord:
     """As ``run_cluster``, with replicas of several kinds; they are numbered group by group.
 
     Every traffic class is served by some group of each role. ``serving``: what becomes of requests
     that have no replica, where replicas come and go. ``paths``: from those that compute prompts to
-    those that go on; None where all serve whole requests.
+    those that go on; None where all serve whole requests. ``watch``: may end the run early.
     """
     requests.check_integrity()
     for group in groups:
@@ -150,7 +152,7 @@ def run_groups(
         requests, groups, rejected,
         router=router, seed=seed, terms=terms or (ClassTerms(),) * len(requests.classes),
         admission=admission, timeout_s=timeout_s, network_s=network_s, progress=progress,
-        paths=paths,
+        paths=paths, watch=watch,
     )  # fmt: skip
     return cluster.run()
 
@@ -175,10 +177,18 @@ class Cluster:
         network_s: float,
         progress: Progress | None,
         paths: Paths | None,
+        watch: Watch | None,
     ) -> None:
         self.env = Environment()
         self.requests = requests
         self.recorder = Recorder(requests)
+        self._look = None
+        if watch is not None:
+            sure = not (self.changing or admission or timeout_s is not None or rejected.any())
+            self._look = watch(
+                Watched(requests, self.recorder, timeout_s, sure=sure, moves=self.changing)
+            )
+        self._looks_apart = max(LEAST_APART, len(requests) // LOOKS)
         self.groups = groups
         self._terms = terms
         self._seed = seed
@@ -237,7 +247,9 @@ class Cluster:
         policy, limits, cost = group.limits.policy, group.limits, group.cost
         window_s = policy.window_ms / 1000 if isinstance(policy, DynamicPolicy) else 0.0
         waits = self._dependents or self._workers
-        listening = self.changing or bool(waits or self.progress or self.timeout_s)
+        listening = self.changing or bool(
+            waits or self.progress or self.timeout_s or self._look is not None
+        )
         response_s = group.front_end.response_s + self.network_s
         weights = tuple(each.weight for each in self._terms)
         alone = Alone(cost, limits)
@@ -414,12 +426,24 @@ class Cluster:
         self.ended_count += 1
         if self.progress is not None and self.ended_count % _PROGRESS_EVERY == 0:
             self.progress(self.ended_count, len(self.requests), self.env.now)
+        if self._look is not None and self.ended_count % self._looks_apart == 0:
+            self._look_at(self._look)
         if self._workers is not None:
             self._work_on(self._workers.released_by(index), at)
         if self._dependents is None:
             return
         for child, pause in self._dependents.released_by(index, served=served):
             self._send_later(child, at + pause, at_boundary=served)
+
+    def _look_at(self, look: Look) -> None:
+        """Ends the run, between two events, if whoever looks at it has a reason."""
+        reason = look(float(self.env.now))
+
+        def end(_: Event) -> None:
+            raise EndedEarlyError(reason)
+
+        if reason:
+            Wake(self.env, end).after(0.0)
 
     def _work_on(self, index: int | None, at: float) -> None:
         """A worker who has got an answer at ``at`` takes the next request."""
@@ -437,6 +461,7 @@ class Cluster:
         """Runs the clock until nothing is left to do."""
         started = perf_counter()
         interrupted = False
+        reason = ""
         self._open_loop()
         if self._dependents is not None:
             for index, pause in self._dependents.first():
@@ -448,18 +473,22 @@ class Cluster:
                     self.progress(self.ended_count, len(self.requests), self.env.now)
         except KeyboardInterrupt:
             interrupted = True
+        except EndedEarlyError as ended:
+            interrupted, reason = True, str(ended)
+        if interrupted:
             self._note_progress()
-        if not interrupted:
+        else:
             for replica in self.replicas:
                 replica.scheduler.check_integrity()
         last = max([self._last_s, *(replica.last_s for replica in self.replicas)])
         return self._record(
             max(last, float(self.env.now)) if interrupted else last,
             interrupted=interrupted,
+            reason=reason,
             wall_s=perf_counter() - started,
         )
 
-    def _record(self, end_s: float, *, interrupted: bool, wall_s: float) -> RunRecord:
+    def _record(self, end_s: float, *, interrupted: bool, reason: str, wall_s: float) -> RunRecord:
         """What the run leaves behind."""
         return self.recorder.record(
             groups=tuple(self._recorded()),
@@ -467,6 +496,7 @@ class Cluster:
             stages=None if self._handover is None else self._handover.stages(),
             end_s=end_s,
             interrupted=interrupted,
+            reason=reason,
             wall_s=wall_s,
         )
 

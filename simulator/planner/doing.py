@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 
 from simulator.errors import UserError
+from simulator.planner.hopeless import watch_for
 from simulator.planner.tasks import Outcome, Task
 from simulator.simulation import simulate
 
@@ -30,8 +31,10 @@ def do_task(task: Task) -> Outcome:
     """
     began = perf_counter()
     try:
-        result = simulate(task.scenario, intervals=task.intervals)
-        if result.record.interrupted:
+        watch = watch_for(task.limits, task.scenario)
+        result = simulate(task.scenario, intervals=task.intervals, watch=watch)
+        hopeless = result.record.reason
+        if result.record.interrupted and not hopeless:
             raise KeyboardInterrupt
         summary = result.summary()
     except UserError as error:
@@ -40,4 +43,4 @@ def do_task(task: Task) -> Outcome:
         error.add_note(f"while simulating task {task.key} ({task.scenario.name})")
         raise
     del summary["scenario"]
-    return Outcome(task.key, summary, wall_s=perf_counter() - began)
+    return Outcome(task.key, summary, hopeless=hopeless, wall_s=perf_counter() - began)

@@ -23,9 +23,10 @@ _BACKLOG_LEAST = 5
 def warnings(record: RunRecord, window: Window, summary: dict[str, Any]) -> Iterator[str]:
     """Sentences that say the deployment, or the run, is not what the reader may think."""
     if record.interrupted:
+        why = f" ({record.reason})" if record.reason else ""
         yield (
-            f"The run was interrupted after {record.end_s:,.1f} simulated seconds; what follows "
-            "describes the part before."
+            f"The run was interrupted after {record.end_s:,.1f} simulated seconds{why}; what "
+            "follows describes the part before."
         )
     backlog = growing_backlog(record, window)
     if backlog is not None:

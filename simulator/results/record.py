@@ -231,7 +231,8 @@ class RunRecord:
         lives: what replicas that come and go went through; None: all are up all the time.
         end_s: when the last event happened.
         lane: which lane of the replica served it; None where every replica has one.
-        interrupted: the user stopped the run; everything up to ``end_s`` is complete.
+        interrupted: the run was stopped; everything up to ``end_s`` is complete.
+        reason: why, if it was not the user.
         wall_s: seconds of real time the clock ran.
         answer_s: first token at the client after the thinking (NaN: none, or there was no
             thinking); None if nobody thinks.
@@ -259,6 +260,7 @@ class RunRecord:
     block_size: int
     end_s: float
     interrupted: bool = False
+    reason: str = ""
     wall_s: float = 0.0
     refusals: int = 0
     groups: tuple[Group, ...] = ()
