@@ -27,7 +27,7 @@ from simulator.costs.operators import (
 )
 from simulator.costs.protocol import Chunk, local_pairs
 from simulator.costs.recurrent import PromptScans, RecurrentScan, RecurrentUpdate
-from simulator.costs.rows import View, attribute, table, table_shape, total
+from simulator.costs.rows import View, attribute, bound, table, table_shape, total
 from simulator.costs.stretches import Bends, DecodeTable, PromptAttention, on_lines
 from simulator.deployment import Limits, ResolvedPrecision
 from simulator.engines.profile import EngineProfile
@@ -371,6 +371,12 @@ class StepCostModel:
             operator_s=operator_s,
             resource_s=resource_s,
         )
+
+    def binding(self, steps: StepTable) -> dict[str, dict[str, float]]:
+        """Seconds of each operator in all rows, by the resource that binds it there."""
+        view = self._view(steps)
+        demands = ((op.name, op.demand(view.of(op))) for op in self.operators)
+        return bound(demands, steps.steps.astype(np.float64))
 
     def residual_range(self, steps: StepTable) -> tuple[float, float]:
         """See ``Accountant.residual_range``."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from simulator.costs.model import UNMEASURED, StepCostModel
 from simulator.costs.protocol import Chunk, Passage
+from simulator.costs.rows import added
 from simulator.costs.transfers import transfers
 from simulator.deployment import Limits, ResolvedPrecision
 from simulator.engines.profile import EngineProfile, HostOverhead
@@ -169,6 +170,17 @@ class PipelineCostModel:
             busy_s=busy / self.stages,
             powered_s=busy / self.stages,
         )
+
+    def binding(self, steps: StepTable) -> dict[str, dict[str, float]]:
+        """See ``StepCostModel.binding``; of all stages, and of the way between them."""
+        found: dict[str, dict[str, float]] = {}
+        each = [model.binding(steps) for model in self.models]
+        for number in self._model_of:
+            for name, seconds in each[number].items():
+                added(found.setdefault(name, {}), seconds)
+        travel, latency = self._travel(steps)
+        found["stage_transfer"] = {"network": float(travel.sum()), "latency": float(latency.sum())}
+        return found
 
     def residual_range(self, steps: StepTable) -> tuple[float, float]:
         """See ``Accountant.residual_range``. Stages have the same kernels, which err together."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -69,3 +69,19 @@ def attribute(demand: Demand, k: Floats, resource_s: dict[str, Floats]) -> None:
     binding = parts.argmax(axis=0)
     for i, name in enumerate(("compute", "memory", "network")):
         resource_s[name] += np.where(binding == i, rest, 0.0)
+
+
+def bound(demands: Iterable[tuple[str, Demand]], k: Floats) -> dict[str, dict[str, float]]:
+    """Seconds of operators, by name, and by the resource that they need longest (``attribute``)."""
+    found: dict[str, dict[str, float]] = {}
+    for name, demand in demands:
+        sums = {key: np.zeros(len(k)) for key in ("compute", "memory", "network", "latency")}
+        attribute(demand, k, sums)
+        added(found.setdefault(name, {}), {key: float(each.sum()) for key, each in sums.items()})
+    return found
+
+
+def added(sums: dict[str, float], parts: dict[str, float]) -> None:
+    """Adds numbers by their names."""
+    for name, part in parts.items():
+        sums[name] = sums.get(name, 0.0) + part

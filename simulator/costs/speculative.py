@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from simulator.costs.model import StepCostModel
 from simulator.costs.protocol import Chunk
+from simulator.costs.rows import added
 from simulator.deployment import Speculation
 from simulator.results.record import DRAFT, StepTable, StepWork
 from simulator.workload.requests import Floats, Ints
@@ -197,6 +198,15 @@ class SpeculativeCost:
             work.add(part, self._drafter.idle_w if part.drafts and self._drafter else 0.0)
         work.wait(self._looked_up(steps), self.idle_w)
         return work.total(self._rejected(steps))
+
+    def binding(self, steps: StepTable) -> dict[str, dict[str, float]]:
+        """See ``StepCostModel.binding``; of the draft as well."""
+        found: dict[str, dict[str, float]] = {}
+        for part in self._parts(steps):
+            prefix = DRAFT if part.drafts else ""
+            for name, seconds in part.model.binding(part.table).items():
+                added(found.setdefault(prefix + name, {}), seconds)
+        return found
 
     def _drafting(self, steps: StepTable) -> npt.NDArray[np.bool_]:
         drafting: npt.NDArray[np.bool_] = steps.decode <= self._max_batch

@@ -43,13 +43,14 @@ def _ended_by(steps: StepTable, at_s: float) -> Ints:
     first, last = np.zeros_like(steps.steps), steps.steps.copy()
     while (last - first > 1).any():
         middle = (first + last) // 2
-        ended = steps.start_s + _span(steps, middle) <= at_s
+        ended = steps.start_s + span_of(steps, middle) <= at_s
         first = np.where(ended, middle, first)
         last = np.where(ended, last, middle)
     return first
 
 
-def _span(steps: StepTable, count: Ints) -> Floats:
+def span_of(steps: StepTable, count: Ints) -> Floats:
+    """Seconds of the first ``count`` steps of each row. Shapes (rows,)."""
     span: Floats = count * steps.first_s + steps.slope_s * (count * (count - 1) / 2)
     return span
 
@@ -58,7 +59,7 @@ def _part(steps: StepTable, first: Ints, last: Ints) -> StepTable:
     """Steps ``first`` to ``last`` − 1 of each row; rows without any are left out."""
     columns = {f.name: getattr(steps, f.name) for f in fields(steps)}
     columns["steps"] = last - first
-    columns["start_s"] = steps.start_s + _span(steps, first)
+    columns["start_s"] = steps.start_s + span_of(steps, first)
     columns["first_s"] = steps.first_s + first * steps.slope_s
     columns["context"] = steps.context + first * steps.decode
     columns["local_context"] = steps.local_context + first * steps.local_growth

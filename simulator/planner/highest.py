@@ -1,0 +1,331 @@
+"""The highest load that still holds: bracketed, then narrowed down by runs at two loads a round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from simulator.errors import UserError
+from simulator.planner.constraints import Constraint
+from simulator.planner.judge import Verdict, closeness, judge, limits_of
+from simulator.planner.load_task import check_scalable, closed_loop_users, loads_of, task_at
+from simulator.planner.stretch import step_factors, stretched
+from simulator.planner.tasks import Outcome
+from simulator.planner.work import Workplace
+from simulator.results.definitions import value_at
+from simulator.results.format import number, percent
+from simulator.scenario import Scenario
+
+TOLERANCE = 0.05
+"""By what share the lowest load that fails may lie above the highest that holds."""
+
+SEEDS = 3
+"""Runs with different traffic that decide where one run is close to a limit."""
+
+LOST_SHARE = 0.01
+"""Of the requests that count, that may be rejected, time out or fail."""
+
+_MOST = 2.0**14
+"""How much more than the scenario's own traffic is tried."""
+
+_LEAST = 2.0**8
+"""How much less."""
+
+_SURE = 1.1
+"""Loads between which chance decides are told to this factor."""
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class HighestRate:
+    """What was found.
+
+    Args:
+        name: of the scenario.
+        limits: what must hold, in words.
+        rate_per_s: highest rate that holds, requests/s (of closed loops, what their users come to);
+            None: no rate holds, or there is no highest.
+        users: of closed loops, the most that hold; None elsewhere.
+        factor: the same as a multiple of the scenario's own traffic.
+        fails_at_factor: the lowest load found that does not hold.
+        binding: the limit that is missed there first, in words, with the figure.
+        by_chance: loads, as multiples of ``factor``, below which every seed's traffic would hold
+            and above which none would, at 80%; None where one seed decided.
+        by_prediction: the same if steps take as long as 80% of measured ones do at least and at
+            most; None if that was not asked for.
+        verdict: one sentence.
+        simulations: runs that were asked for.
+    """
+
+    name: str
+    limits: tuple[str, ...]
+    rate_per_s: float | None
+    users: int | None
+    factor: float | None
+    fails_at_factor: float | None
+    binding: str
+    by_chance: Range | None
+    by_prediction: Range | None
+    verdict: str
+    simulations: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def highest_rate(
+    scenario: Scenario,
+    constraints: Sequence[Constraint],
+    work: Workplace,
+    *,
+    tolerance: float = TOLERANCE,
+    seeds: int = SEEDS,
+    interval: bool = True,
+) -> HighestRate:
+    """Finds the highest rate, or for a closed loop the most users, that holds all limits.
+
+    Args:
+        scenario: what is served; its traffic is scaled.
+        constraints: what must hold; none: the SLO of every traffic class.
+        work: where the simulations are done.
+        tolerance: by what share the answer may be too low.
+        seeds: runs that decide where one is close to a limit.
+        interval: whether to say what the interval of the predictions makes of the answer, which
+            takes about as many runs again, twice.
+
+    Raises:
+        UserError: there is nothing to hold, no rate to raise, or nothing that can be simulated.
+    """
+    limits = limits_of(constraints, scenario)
+    if not limits:
+        raise UserError(
+            "there is no limit that a rate could exceed",
+            where="slo",
+            hint="give slo.ttft_ms, slo.tpot_ms or slo.e2e_ms, or a limit such as "
+            "ttft_ms.p99<=1000",
+        )
+    check_scalable(scenario)
+    if not 0.0 < tolerance < 1.0:
+        raise UserError("must lie between 0 and 1", where=f"tolerance {tolerance:g}")
+    probe = _Probe(scenario, limits, work, seeds)
+    low, high = _bracket(probe, 1.0)
+    low, high = _narrow(probe, low, high, tolerance)
+    words = tuple(limit_words(limit) for limit in limits)
+    if low is None or high is None:
+        return _nothing(scenario, words, probe, low, high)
+    chance = _by_chance(probe, low, high)
+    simulations = probe.simulations
+    predicted = None
+    if interval:
+        predicted, more = _by_prediction(scenario, limits, work, low, tolerance)
+        simulations += more
+    outcome, verdict = probe.outcome(low), probe.verdict(high)
+    rate = value_at(outcome.summary, "throughput.sent_requests_per_s")
+    users = closed_loop_users(scenario)
+    found = None if users is None else round(low * users)
+    binding = _binding(verdict)
+    load = f"{found} users" if found is not None else f"{rate:.3g} requests/s"
+    return HighestRate(
+        scenario.name, words, rate, found, low, high, binding, chance, predicted,
+        f"{load} hold; at {high / low - 1:.0%} more {binding}", simulations,
+    )  # fmt: skip
+
+
+def _nothing(
+    scenario: Scenario, words: tuple[str, ...], probe: _Probe, low: float | None, high: float | None
+) -> HighestRate:
+    if low is None:
+        assert high is not None
+        binding = _binding(probe.verdict(high))
+        text = f"No rate holds: even at {percent(high)} of the traffic {binding}."
+    else:
+        binding = ""
+        text = (
+            f"There is no highest rate: at {low:,.0f} times the traffic everything still holds, "
+            "because there are too few requests to fill the deployment."
+        )
+    return HighestRate(
+        scenario.name, words, None, None, None, high, binding, None, None, text, probe.simulations
+    )
+
+
+def _binding(verdict: Verdict) -> str:
+    if verdict.problem:
+        return verdict.problem
+    worst = verdict.worst
+    if worst is None:
+        return ""
+    limit, value = worst.constraint, worst.value
+    if value is None:
+        return f"{limit.metric} is missed by far"
+    if limit.of_share and limit.metric.endswith("goodput_share"):
+        return f"only {percent(value)} are{_of_class(limit)}"
+    return f"{limit.metric}{_of_class(limit)} is {number(value, 4)}"
+
+
+def limit_words(limit: Constraint) -> str:
+    """A limit as people say it."""
+    if limit.of_share and limit.metric.endswith("goodput_share"):
+        return f"{percent(limit.limit, 0)} of requests within the SLO{_of_class(limit)}"
+    return str(limit)
+
+
+def _of_class(limit: Constraint) -> str:
+    return f" ({limit.traffic_class})" if limit.traffic_class else ""
+
+
+class _Probe:
+    """Loads that were tried, by their factor."""
+
+    def __init__(
+        self, scenario: Scenario, limits: Sequence[Constraint], work: Workplace, seeds: int
+    ) -> None:
+        self.scenario = scenario
+        self.limits = tuple(limits)
+        self.seeds = seeds
+        self.simulations = 0
+        self._work = work
+        self._early = tuple(limit.loosened(closeness(limit)) for limit in limits)
+        self._outcomes: dict[float, list[Outcome]] = {}
+        self._verdicts: dict[float, Verdict] = {}
+
+    def at(self, factors: Sequence[float]) -> list[float]:
+        """Tries loads, each with more seeds if one does not decide; the loads that can be had."""
+        loads = list(dict.fromkeys(loads_of(self.scenario, factors)))
+        new = [load for load in loads if load not in self._verdicts]
+        self._run([(load, 0) for load in new])
+        unclear = [load for load in new if self._verdicts[load].state == "open"]
+        self._run([(load, seed) for load in unclear for seed in range(1, self.seeds)])
+        return loads
+
+    def fresh(self, factors: Sequence[float]) -> bool:
+        """Whether any of these loads was not tried yet."""
+        return any(load not in self._verdicts for load in loads_of(self.scenario, factors))
+
+    def _run(self, runs: Sequence[tuple[float, int]]) -> None:
+        tasks = [task_at(self.scenario, load, seed=seed, limits=self._early) for load, seed in runs]
+        self.simulations += len(tasks)
+        for (load, _), outcome in zip(runs, self._work.run(tasks) if tasks else [], strict=True):
+            if outcome.problem:
+                raise UserError(outcome.problem)
+            self._outcomes.setdefault(load, []).append(outcome)
+        for load in dict.fromkeys(load for load, _ in runs):
+            self._verdicts[load] = judge(
+                self._outcomes[load], self.limits, most_seeds=self.seeds, pessimistic=False,
+                lost_share=LOST_SHARE,
+            )  # fmt: skip
+
+    def verdict(self, load: float) -> Verdict:
+        """Of a load that was tried."""
+        return self._verdicts[load]
+
+    def outcome(self, load: float) -> Outcome:
+        """Of the first seed."""
+        return self._outcomes[load][0]
+
+    def holds(self, load: float) -> bool:
+        """Whether all limits hold, on average over the seeds."""
+        verdict = self._verdicts[load]
+        if verdict.state in ("holds", "fails"):
+            return verdict.state == "holds"
+        return all(missed.excess <= 0.0 for missed in verdict.missed)
+
+    def edge(self) -> tuple[float | None, float | None]:
+        """The lowest load that fails, and the highest one below it that holds."""
+        fails = [load for load in self._verdicts if not self.holds(load)]
+        high = min(fails, default=None)
+        held = [load for load in self._verdicts if self.holds(load)]
+        return max((x for x in held if high is None or x < high), default=None), high
+
+    def sure(self) -> tuple[list[float], list[float], list[float]]:
+        """Loads that surely hold, those that chance decides, those that surely fail; sorted."""
+        kinds: dict[str, list[float]] = {"holds": [], "close": [], "fails": []}
+        for load in sorted(self._verdicts):
+            state = self._verdicts[load].state
+            kinds["close" if state == "open" else state].append(load)
+        return kinds["holds"], kinds["close"], kinds["fails"]
+
+
+def _bracket(probe: _Probe, start: float) -> tuple[float | None, float | None]:
+    """A load that holds and one that fails, doubled or halved from the start on."""
+    probe.at([start / 2, start, 2 * start])
+    reach = 4.0
+    while True:
+        low, high = probe.edge()
+        if high is None:
+            wanted = [start * reach, start * 2 * reach]
+        elif low is None:
+            wanted = [start / reach, start / (2 * reach)]
+        else:
+            return low, high
+        if reach > (_MOST if high is None else _LEAST) or not probe.fresh(wanted):
+            return low, high
+        probe.at(wanted)
+        reach *= 4.0
+
+
+def _narrow(
+    probe: _Probe, low: float | None, high: float | None, tolerance: float
+) -> tuple[float | None, float | None]:
+    """Two loads a round between the highest that holds and the lowest that fails, whoever does
+    them: the answer must not depend on how many can be done at once."""
+    while low is not None and high is not None and high / low > 1.0 + tolerance:
+        third = (high / low) ** (1.0 / 3.0)
+        between = [low * third, low * third * third]
+        if not probe.fresh(between):
+            break  # no whole user lies between them
+        probe.at(between)
+        low, high = probe.edge()
+    return low, high
+
+
+def _by_chance(probe: _Probe, low: float, high: float) -> Range | None:
+    """Where seeds begin to disagree, and where they agree again."""
+    if probe.seeds < 2 or not probe.sure()[1]:
+        return None
+    while True:
+        holds, close, fails = probe.sure()
+        if not close:
+            break
+        wanted = []
+        below = [load for load in holds if load < close[0]]
+        above = [load for load in fails if load > close[-1]]
+        if below and close[0] / below[-1] > _SURE:
+            wanted.append(math.sqrt(below[-1] * close[0]))
+        if above and above[0] / close[-1] > _SURE:
+            wanted.append(math.sqrt(above[0] * close[-1]))
+        if probe.fresh(wanted):
+            probe.at(wanted)
+        else:
+            return (
+                (below[-1] if below else close[0]) / low,
+                max(above[0] if above else close[-1], high) / low,
+            )
+    return None
+
+
+def _by_prediction(
+    scenario: Scenario,
+    limits: Sequence[Constraint],
+    work: Workplace,
+    nominal: float,
+    tolerance: float,
+) -> tuple[Range | None, int]:
+    """The answer with steps as long and as short as predictions leave open; see ``stretched``."""
+    outcome = work.run([task_at(scenario, nominal, intervals=True)])[0]
+    factors = step_factors(outcome.summary)
+    if factors is None:
+        return None, 1
+    simulations, ends = 1, []
+    for factor in factors:
+        other, tightened = stretched(scenario, limits, factor)
+        probe = _Probe(other, tightened, work, seeds=1)
+        low, high = _bracket(probe, nominal)
+        low, _ = _narrow(probe, low, high, tolerance)
+        simulations += probe.simulations
+        ends.append(0.0 if low is None else low / factor / nominal)
+    return (min(ends), max(ends)), simulations

@@ -1,0 +1,337 @@
+"""Latency and throughput as the load grows: the curve, its knee, and where it saturates.
+
+The knee is Kleinrock's (“Power and deterministic rules of thumb for probabilistic problems in
+computer communications”, ICC 1979): the load at which throughput / latency is highest. There one
+percent more load costs one percent more latency; below it load is nearly free, above it latency
+pays. For M/M/1 that is a load of 1/2, for M/D/1 of 2 − √2.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from simulator.errors import UserError
+from simulator.planner.judge import overloaded
+from simulator.planner.load_task import FigurePath, check_scalable, loads_of, task_at
+from simulator.planner.tasks import Outcome, Summary
+from simulator.planner.work import Workplace
+from simulator.results.definitions import value_at
+from simulator.scenario import Scenario
+
+FIGURES: tuple[str, ...] = (
+    "latency.ttft_ms.p50",
+    "latency.ttft_ms.p99",
+    "latency.tpot_ms.p50",
+    "latency.tpot_ms.p99",
+    "latency.e2e_ms.mean",
+    "latency.e2e_ms.p50",
+    "latency.e2e_ms.p99",
+    "throughput.requests_per_s",
+    "throughput.output_tokens_per_s",
+    "slo.goodput_requests_per_s",
+    "slo.goodput_share",
+    "kv_cache.use_mean",
+    "scheduling.batch_size_mean",
+    "utilization.busy_share",
+    "cost.usd_per_million_output_tokens",
+)
+"""What is noted of every point."""
+
+METRIC = "e2e_ms.mean"
+"""Latency whose knee is looked for, unless another one is named."""
+
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25)
+"""Of the load that saturates the deployment."""
+
+_QUICK = (0.1, 0.4, 0.6, 0.8, 0.95, 1.2)
+_GAINS = 0.75
+"""Doubling the load of a deployment that is not saturated doubles the throughput, nearly; of closed
+loops, whose users wait, it raises it by half of that."""
+
+_EDGE = 1.15
+"""Factor to which it is told where the deployment stops to keep up."""
+
+_FIRST = 1.0
+_MOST_DOUBLINGS = 12
+_LEAST = 1e-3
+_REFINEMENTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPoint:
+    """One load.
+
+    Args:
+        factor: by which the scenario's traffic is scaled.
+        rate_per_s: requests sent a second; of closed loops, what their users come to.
+        users: of closed loops; None elsewhere.
+        keeps_up: whether the queue does not grow from the middle of the run to its end.
+        figures: by their paths in a summary, see ``FIGURES``; None where undefined.
+    """
+
+    factor: float
+    rate_per_s: float
+    users: int | None
+    keeps_up: bool
+    figures: dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Knee:
+    """Where throughput / latency is highest.
+
+    Args:
+        factor, rate_per_s, users: as of a point.
+        metric: path of the latency.
+        latency: its value there, between the simulated points.
+        over_least: the same over that of the lightest load.
+    """
+
+    factor: float
+    rate_per_s: float
+    users: int | None
+    metric: str
+    latency: float
+    over_least: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoadCurve:
+    """Points from light load to beyond saturation.
+
+    Args:
+        name: of the scenario.
+        points: by rising load.
+        knee: None if the latency is undefined.
+        saturation_per_s: highest throughput of any point, requests/s.
+        simulations: runs behind it.
+    """
+
+    name: str
+    points: tuple[LoadPoint, ...]
+    knee: Knee | None
+    saturation_per_s: float
+    simulations: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def load_curve(
+    scenario: Scenario,
+    work: Workplace,
+    *,
+    metric: str = METRIC,
+    factors: Sequence[float] | None = None,
+    quick: bool = False,
+) -> LoadCurve:
+    """Simulates the scenario with its traffic scaled, the same requests at every load.
+
+    Args:
+        scenario: what to simulate; its own traffic is the factor 1.
+        work: where the simulations are done.
+        metric: latency whose knee is looked for, as a path in the summary; ``latency.`` may be
+            left out.
+        factors: loads to look at; default: from a tenth of what saturates the deployment to a
+            quarter beyond it, and some around the knee.
+        quick: fewer points, none around the knee.
+
+    Raises:
+        UserError: the traffic has no rate that could be scaled, the deployment cannot be simulated,
+            or there is no such metric.
+    """
+    path = _path(metric)
+    check_scalable(scenario)
+    probe = _Probe(scenario, work, (*FIGURES, path))
+    if factors is not None:
+        probe.at(factors)
+        points = probe.points()
+        return LoadCurve(scenario.name, points, knee_of(points, path), _best(points), len(points))
+    saturating = _saturating(probe)
+    probe.at([saturating * share for share in (_QUICK if quick else _SHARES)] + [_FIRST])
+    while (edge := _edge(probe)) is not None and probe.fresh([edge]):
+        probe.at([edge])
+    for _ in range(0 if quick else _REFINEMENTS):
+        probe.at(_around_knee(probe.points(), path))
+    points = probe.points()
+    return LoadCurve(scenario.name, points, knee_of(points, path), _best(points), len(points))
+
+
+def _best(points: Sequence[LoadPoint]) -> float:
+    return max(point.figures["throughput.requests_per_s"] or 0.0 for point in points)
+
+
+def _path(metric: str) -> str:
+    path = metric if metric.startswith("latency.") else f"latency.{metric}"
+    name, _, statistic = path.removeprefix("latency.").partition(".")
+    known = ("ttft_ms", "ttfat_ms", "tpot_ms", "itl_ms", "e2e_ms")
+    if name not in known or statistic not in ("mean", "p50", "p90", "p95", "p99", "max"):
+        raise UserError(
+            "must be a latency and a statistic of it",
+            where=f"metric {metric}",
+            hint=f"such as e2e_ms.mean or ttft_ms.p99; latencies are {', '.join(known)}",
+        )
+    return path
+
+
+class _Probe:
+    """Loads that were simulated, by their factor (of closed loops: the users they come to)."""
+
+    def __init__(self, scenario: Scenario, work: Workplace, paths: Sequence[FigurePath]) -> None:
+        self.scenario = scenario
+        self._work = work
+        self._paths = tuple(dict.fromkeys(paths))
+        self._found: dict[float, LoadPoint] = {}
+
+    def at(self, factors: Sequence[float]) -> list[LoadPoint]:
+        """Simulates what was not yet; the points, in the order of the factors."""
+        loads = loads_of(self.scenario, factors)
+        new = [load for load in dict.fromkeys(loads) if load not in self._found]
+        tasks = [task_at(self.scenario, load) for load in new]
+        for load, outcome in zip(new, self._work.run(tasks) if tasks else [], strict=True):
+            self._found[load] = self._point(load, outcome)
+        return [self._found[load] for load in loads]
+
+    def fresh(self, factors: Sequence[float]) -> bool:
+        """Whether any of these loads was not simulated yet."""
+        return any(load not in self._found for load in loads_of(self.scenario, factors))
+
+    def points(self) -> tuple[LoadPoint, ...]:
+        """All, by rising load."""
+        return tuple(self._found[load] for load in sorted(self._found))
+
+    def _point(self, factor: float, outcome: Outcome) -> LoadPoint:
+        if outcome.problem:
+            raise UserError(outcome.problem)
+        summary = outcome.summary
+        return LoadPoint(
+            factor=factor,
+            rate_per_s=_number(summary, "throughput.sent_requests_per_s") or 0.0,
+            users=value_at(summary, "simulated.traffic.concurrency") or None,
+            keeps_up=not overloaded(summary),
+            figures={path: _number(summary, path) for path in self._paths},
+        )
+
+
+def _number(summary: Summary, path: str) -> float | None:
+    value = value_at(summary, path)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number else None
+
+
+def _saturating(probe: _Probe) -> float:
+    """The factor at which the throughput stops to follow the load, roughly: doubled until more load
+    brings little more, halved until less does."""
+    factor = _FIRST
+    here, there = probe.at([factor, 2 * factor])
+    for _ in range(_MOST_DOUBLINGS):
+        gain = _gain(here, there)
+        if gain < _GAINS * (0.5 if there.users else 1.0):
+            break
+        factor *= 2
+        here, there = there, probe.at([2 * factor])[0]
+    while factor > _LEAST and _gain(*probe.at([factor / 2, factor])) < 0.1:
+        factor /= 2
+    here, there = probe.at([factor, 2 * factor])
+    if there.users:
+        return 2 * factor
+    most = max(_throughput(point) for point in (here, there))
+    return factor * most / here.rate_per_s if here.rate_per_s > 0 else 2 * factor
+
+
+def _edge(probe: _Probe) -> float | None:
+    """A load half way between the highest that keeps up and the lowest above it that does not, if
+    they lie far apart."""
+    points = probe.points()
+    keeping = [point.factor for point in points if point.keeps_up]
+    if not keeping:
+        return None
+    above = [point.factor for point in points if point.factor > keeping[-1]]
+    return math.sqrt(keeping[-1] * above[0]) if above and above[0] > _EDGE * keeping[-1] else None
+
+
+def _gain(here: LoadPoint, there: LoadPoint) -> float:
+    """By what share doubling the load raises the throughput."""
+    base = _throughput(here)
+    return _throughput(there) / base - 1.0 if base > 0 else 0.0
+
+
+def _throughput(point: LoadPoint) -> float:
+    return point.figures["throughput.requests_per_s"] or 0.0
+
+
+# --- the knee ------------------------------------------------------------------------------------
+
+
+def knee_of(points: Sequence[LoadPoint], path: str) -> Knee | None:
+    """The load with the highest throughput / latency, by a parabola through the best point and its
+    neighbours (logarithms of both); None if the latency is nowhere defined.
+
+    Open loops count what is sent, as the definition does for a queue that is stable; points that
+    do not keep up are beyond it. Closed loops count what is completed.
+    """
+    known = [point for point in points if _power(point, path) is not None]
+    if not known:
+        return None
+    powers = [_power(point, path) or 0.0 for point in known]
+    best = max(range(len(known)), key=powers.__getitem__)
+    load = known[best].factor
+    if 0 < best < len(known) - 1:
+        around = known[best - 1 : best + 2]
+        load = math.exp(
+            _vertex([math.log(p.factor) for p in around],
+                    [math.log(power) for power in powers[best - 1 : best + 2]])
+        )  # fmt: skip
+    rate, latency = _between(known, path, load)
+    users = known[best].users
+    least = known[0].figures[path] or math.inf
+    return Knee(
+        factor=load,
+        rate_per_s=rate,
+        users=None if users is None else round(users * load / known[best].factor),
+        metric=path,
+        latency=latency,
+        over_least=latency / least,
+    )
+
+
+def _power(point: LoadPoint, path: str) -> float | None:
+    latency = point.figures[path]
+    if not latency or latency <= 0 or not (point.keeps_up or point.users):
+        return None
+    rate = _throughput(point) if point.users else point.rate_per_s
+    return rate / latency if rate > 0 else None
+
+
+def _vertex(x: Sequence[float], y: Sequence[float]) -> float:
+    """Where the parabola through three points with the middle one highest has its top."""
+    (x0, x1, x2), (y0, y1, y2) = x, y
+    left, right = (x1 - x0) * (y1 - y2), (x1 - x2) * (y1 - y0)
+    if left == right:
+        return x1
+    top = x1 - ((x1 - x0) * left - (x1 - x2) * right) / (2 * (left - right))
+    return min(max(top, x0), x2)
+
+
+def _between(points: Sequence[LoadPoint], path: str, factor: float) -> tuple[float, float]:
+    """Rate and latency at a load, on straight lines between points."""
+    import numpy as np
+
+    at = [point.factor for point in points]
+    rate = float(np.interp(factor, at, [point.rate_per_s for point in points]))
+    return rate, float(np.interp(factor, at, [point.figures[path] or 0.0 for point in points]))
+
+
+def _around_knee(points: Sequence[LoadPoint], path: str) -> list[float]:
+    """Loads half way from the best point to its neighbours."""
+    known = [point for point in points if _power(point, path) is not None]
+    if not known:
+        return []
+    best = max(range(len(known)), key=lambda i: _power(known[i], path) or 0.0)
+    around = known[max(0, best - 1) : best + 2]
+    return [math.sqrt(a.factor * b.factor) for a, b in itertools.pairwise(around)]
