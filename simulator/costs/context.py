@@ -22,7 +22,7 @@ from simulator.costs.attention import DecodeAttention, PrefillAttention
 from simulator.costs.exchange import NodeCollective
 from simulator.costs.links import NETWORK_SHARE, Group, Network
 from simulator.costs.operators import Collective, Demand, Operator, Shape
-from simulator.costs.stretches import PromptAttention
+from simulator.costs.stretches import PromptAttention, PromptRates
 from simulator.hardware.forms import CollectiveEfficiency
 from simulator.workload.requests import Floats
 
@@ -101,6 +101,16 @@ class RingPrompts(PromptAttention):
             passing = ring.latency_s + read * sent_bytes / ranks / ring.bytes_per_s
             total += count * (each + (ranks - 1) * max(each, passing))
         return total
+
+    def rates(self) -> PromptRates:
+        """See ``PromptAttention.rates``: as if parts of the ring arrived at once."""
+        fixed, new, past, read, pair = 0.0, *np.zeros((4, 3))
+        for alone, _, _, ring in self._rings:
+            own = alone.rates()
+            fixed += own.fixed
+            new, pair = new + own.new / ring.ranks, pair + own.pair / ring.ranks
+            past, read = past + own.past, read + own.read
+        return PromptRates(fixed, new, past, read, pair)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from simulator.costs.attention import DecodeAttention, PrefillAttention
 from simulator.costs.context import RingAttention, RingPrompts
 from simulator.costs.model import StepCostModel
 from simulator.costs.operators import Shape
+from simulator.costs.parts import CostParts
 from simulator.deployment import Limits, ResolvedPrecision
 from simulator.engines.profile import EngineProfile
 from simulator.hardware.profile import HardwareProfile
@@ -38,6 +39,10 @@ class ContextCostModel(StepCostModel):
         rings = [op for op in self.operators if isinstance(op, RingAttention)]
         if rings:
             self._full_prompts = RingPrompts(rings)
+
+    def parts(self) -> CostParts:
+        """See ``StepCostModel.parts``."""
+        return replace(super().parts(), ranks=self._ranks)
 
     def _padding(self, tokens: int, *, mixed: bool) -> tuple[int, float]:
         """Tokens of one rank."""

@@ -25,6 +25,7 @@ from simulator.costs.operators import (
     Operator,
     Shape,
 )
+from simulator.costs.parts import CostParts
 from simulator.costs.protocol import Chunk, local_pairs
 from simulator.costs.recurrent import PromptScans, RecurrentScan, RecurrentUpdate
 from simulator.costs.rows import View, attribute, bound, table, table_shape, total
@@ -304,6 +305,28 @@ class StepCostModel:
         """Least device seconds of steps with so many tokens, for launches. Shapes (steps,)."""
         in_pieces = mixed | (not self._whole_graphs)
         return np.where(self._in_graphs(tokens, mixed), in_pieces * self._piece_s, self._launch_s)
+
+    def parts(self) -> CostParts:
+        """What steps are made of; see ``CostParts``."""
+        return CostParts(
+            tokens_s=self._tokens_s,
+            sampled_s=self._sampled_s,
+            token_ops=self._token_ops,
+            sampled_ops=self._sampled_ops,
+            full=self._full,
+            local=self._local,
+            full_prompts=self._full_prompts,
+            local_prompts=self._local_prompts,
+            host_s=(self._host_step, self._host_seq, self._host_token),
+            overlap=self._overlap,
+            emit_s=self._emit_s,
+            launch_s=self._launch_s,
+            piece_s=self._piece_s,
+            largest_graph=self._graph_sizes[-1] if self._graph_sizes else 0,
+            mixed_graphs=self._mixed_graphs,
+            whole_graphs=self._whole_graphs,
+            drafts=self._drafts,
+        )
 
     # --- after the run ---------------------------------------------------------------------------
 

@@ -46,24 +46,24 @@ class PipelineCostModel:
         one = replace(layout, pp=1)
         made: dict[ModelSpec, int] = {}
         self.models: list[StepCostModel] = []
-        self._model_of: list[int] = []
+        self.model_of: list[int] = []
         """Stages with equal layers have one model."""
         for part in parts:
             if part not in made:
                 made[part] = len(self.models)
                 own = _of_stage(engine, first=part.embeds, last=part.samples)
                 self.models.append(StepCostModel(part, hardware, own, precision, one, limits))
-            self._model_of.append(made[part])
+            self.model_of.append(made[part])
         self.stages = layout.pp
         self._power = hardware.power
-        self._transfers = transfers(spec, hardware, engine, precision, layout)
+        self.ways = transfers(spec, hardware, engine, precision, layout)
         self.lags: list[float] = []
-        for transfer in self._transfers:
+        for transfer in self.ways:
             self.lags += [0.0, transfer.latency_s]
         self.lags.append(0.0)
         self.local_span = max(model.local_span for model in self.models)
         self.local_is_chunked = any(model.local_is_chunked for model in self.models)
-        stages = [self.models[number] for number in self._model_of]
+        stages = [self.models[number] for number in self.model_of]
         self.peak_flops = sum(model.peak_flops for model in stages)
         self.peak_bytes_per_s = sum(model.peak_bytes_per_s for model in stages)
         self.idle_w = sum(model.idle_w for model in stages)
@@ -79,9 +79,9 @@ class PipelineCostModel:
         ]
         first: list[float] = []
         slope: list[float] = []
-        for stage, number in enumerate(self._model_of):
+        for stage, number in enumerate(self.model_of):
             if stage:
-                first.append(self._transfers[stage - 1].seconds_per_token * sequences)
+                first.append(self.ways[stage - 1].seconds_per_token * sequences)
                 slope.append(0.0)
             seconds, growth, _ = lines[number]
             first.append(seconds)
@@ -102,9 +102,9 @@ class PipelineCostModel:
         ]
         tokens = sequences + sum([chunk.new for chunk in chunks])
         times: list[float] = []
-        for stage, number in enumerate(self._model_of):
+        for stage, number in enumerate(self.model_of):
             if stage:
-                times.append(self._transfers[stage - 1].seconds_per_token * tokens)
+                times.append(self.ways[stage - 1].seconds_per_token * tokens)
             times.append(seconds[number])
         return times
 
@@ -135,14 +135,14 @@ class PipelineCostModel:
         stage. Devices work on a row while it is on their stage, and only then."""
         travel, latency = self._travel(steps)
         works = [_on_stage(model, steps) for model in self.models]
-        device_s = np.sum([works[number].device_s for number in self._model_of], axis=0)
+        device_s = np.sum([works[number].device_s for number in self.model_of], axis=0)
         inside = np.maximum(steps.duration_s - steps.stall_s - travel - latency, 0.0)
         host = np.maximum(inside - device_s, 0.0)
         operator_s: dict[str, Floats] = {}
         resource_s = {"host": host, "stall": steps.stall_s, "network": travel, "latency": latency}
         load: dict[str, Floats] = {}
         energy, flops, moved, link = (np.zeros(len(steps)) for _ in range(4))
-        for stage, number in enumerate(self._model_of):
+        for stage, number in enumerate(self.model_of):
             model, own = self.models[number], works[number]
             took = own.device_s + host if stage == 0 else own.device_s
             _add(operator_s, own.work.operator_s)
@@ -157,7 +157,7 @@ class PipelineCostModel:
             moved += own.work.hbm_bytes
             link += own.work.link_bytes
         _add(operator_s, {"host": host, "stall": steps.stall_s, "stage_transfer": travel + latency})
-        sent = sum([transfer.bytes_per_token for transfer in self._transfers])
+        sent = sum([transfer.bytes_per_token for transfer in self.ways])
         busy = device_s + host
         return StepWork(
             model_flops=flops,
@@ -193,8 +193,8 @@ class PipelineCostModel:
         travel, latency = self._travel(steps)
         found.append(UNMEASURED)
         weights.append(float((travel + latency).sum()))
-        shares = [weights[number] for number in (*self._model_of, -1)]
-        ranges = [found[number] for number in (*self._model_of, -1)]
+        shares = [weights[number] for number in (*self.model_of, -1)]
+        ranges = [found[number] for number in (*self.model_of, -1)]
         total = max(float((steps.duration_s - steps.stall_s).sum()), 1e-30)
         low, high = (
             sum(share / total * abs(each[side]) for share, each in zip(shares, ranges, strict=True))
@@ -204,7 +204,7 @@ class PipelineCostModel:
 
     def _travel(self, steps: StepTable) -> tuple[Floats, Floats]:
         """Seconds of each row on links: for its bytes, and latencies."""
-        rate = sum([transfer.seconds_per_token for transfer in self._transfers])
+        rate = sum([transfer.seconds_per_token for transfer in self.ways])
         return rate * _tokens(steps), sum(self.lags) * steps.steps.astype(np.float64)
 
 

@@ -22,6 +22,7 @@ from simulator.costs.exchange import NodeCollective
 from simulator.costs.links import Fabric
 from simulator.costs.model import StepCostModel
 from simulator.costs.operators import Collective, Operator
+from simulator.costs.parts import CostParts
 from simulator.costs.rows import table, table_shape
 from simulator.deployment import Limits, ResolvedPrecision
 from simulator.engines.profile import EngineProfile
@@ -78,6 +79,10 @@ class ShardedCostModel(StepCostModel):
     def _grow_tokens(self, most: int) -> None:
         super()._grow_tokens(most)
         self._sending_s = table(_over_links(self._token_ops), most + 1)
+
+    def parts(self) -> CostParts:
+        """See ``StepCostModel.parts``."""
+        return replace(super().parts(), least_s=self.gather_s)
 
     def _padding(self, tokens: int, *, mixed: bool) -> tuple[int, float]:
         """Tokens with padding, and the least time of launches and of the links."""

@@ -143,7 +143,12 @@ class SpeculativeCost:
         self._drafter = drafter
         self._lookup_s = lookup_s
         self._tokens = speculation.tokens
-        self._max_batch = speculation.max_batch
+        self.max_batch = speculation.max_batch
+
+    @property
+    def models(self) -> tuple[StepCostModel, StepCostModel]:
+        """Of steps that draft nothing, and of those that verify drafts."""
+        return self._plain, self._verify
 
     # --- the clock's questions -------------------------------------------------------------------
 
@@ -151,7 +156,7 @@ class SpeculativeCost:
         self, sequences: int, context: int, local_context: int, local_growth: int
     ) -> tuple[float, float, int]:
         """See ``StepCost.decode``; a straight line never holds for more than one step."""
-        if sequences > self._max_batch:
+        if sequences > self.max_batch:
             return self._plain.decode(sequences, context, local_context, 0)[0], 0.0, 1
         seconds = self._verify.decode(sequences, context, local_context, 0)[0]
         seconds += self._lookup_s * sequences
@@ -161,7 +166,7 @@ class SpeculativeCost:
 
     def decode_series(self, sequences: int, context: Ints, local_context: Ints) -> Floats:
         """See ``SeriesCost.decode_series``; the operations of ``decode`` in its order."""
-        if sequences > self._max_batch:
+        if sequences > self.max_batch:
             return self._plain.decode_series(sequences, context, local_context)
         seconds = self._verify.decode_series(sequences, context, local_context)
         if self._lookup_s:
@@ -179,7 +184,7 @@ class SpeculativeCost:
         sampled: int,
     ) -> float:
         """See ``StepCost.step``."""
-        if sequences > self._max_batch:
+        if sequences > self.max_batch:
             return self._plain.step(sequences, context, local_context, chunks, sampled)
         seconds = self._verify.step(sequences, context, local_context, chunks, sampled)
         seconds += self._lookup_s * sequences
@@ -209,7 +214,7 @@ class SpeculativeCost:
         return found
 
     def _drafting(self, steps: StepTable) -> npt.NDArray[np.bool_]:
-        drafting: npt.NDArray[np.bool_] = steps.decode <= self._max_batch
+        drafting: npt.NDArray[np.bool_] = steps.decode <= self.max_batch
         return drafting
 
     def _looked_up(self, steps: StepTable) -> Floats:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import exp, log2
 from typing import Protocol
 
@@ -63,6 +63,17 @@ class DecodeTable:
         starts = [knot * sequences - ahead for knot in self.knots]
         return [*starts[1:], _ENDLESS], starts, values[row], slopes[row]
 
+    def lines(self, most: int) -> tuple[Floats, Floats]:
+        """Seconds at the knots and slopes from there on, for 1 to ``most`` sequences. Shapes
+        (most, knots)."""
+        for block in range(most // _AT_ONCE + 1):
+            if block not in self._rows:
+                self._rows[block] = self._compute(block * _AT_ONCE)
+        found = [self._rows[block] for block in range(most // _AT_ONCE + 1)]
+        values = np.concatenate([np.array(rows[0]) for rows in found])
+        slopes = np.concatenate([np.array(rows[1]) for rows in found])
+        return values[1 : most + 1], slopes[1 : most + 1]
+
     def _compute(self, first: int) -> tuple[list[list[float]], list[list[float]]]:
         """Seconds at the knots and slopes from there on, a row for each number of sequences."""
         n = np.maximum(np.arange(first, first + _AT_ONCE, dtype=np.float64), 1.0)
@@ -118,6 +129,43 @@ class PromptAttention:
             total += took if took > least else least
         return total
 
+    def rates(self) -> PromptRates:
+        """See ``PromptRates``: the form with its lowest correction, and what memory and arithmetic
+        take at their peaks; each holds whatever else the step computes."""
+        fixed, sums = 0.0, np.zeros((4, 3))
+        for (form, memory, arithmetic), _, plane in self._parts:
+            lowest = 1.0 if plane is None else plane.lowest
+            fixed += lowest * form[0]
+            for line, (_, new, read, pair) in enumerate((form, memory, arithmetic)):
+                # What a stored token costs stands in the lines as read more and new less.
+                past = 0.0 if new >= 0.0 else -new
+                scale = lowest if line == 0 else 1.0
+                sums[:, line] += scale * np.array([new + past, past, read - past, pair])
+        return PromptRates(fixed, sums[0], sums[1], sums[2], sums[3])
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRates:
+    """What a chunk adds at least to the prompt attention of any step that it is part of, as
+    straight lines of which all hold: seconds a new token, a token stored before, a token read, a
+    pair. Shapes (lines,). ``fixed``: seconds of any step with chunks, on top of the first line."""
+
+    fixed: float
+    new: Floats
+    past: Floats
+    read: Floats
+    pair: Floats
+
+    def seconds(self, new: Floats, read: Floats, pairs: Floats) -> Floats:
+        """At least, of chunks with so many tokens in all. Shapes (chunks,)."""
+        lines = [
+            a * new + b * (read - new) + c * read + d * pairs
+            for a, b, c, d in zip(self.new, self.past, self.read, self.pair, strict=True)
+        ]
+        lines[0] = lines[0] + self.fixed
+        least: Floats = np.maximum.reduce(lines)
+        return least
+
 
 class _Plane:
     """The corrections of prompts over reach and queries for one head layout."""
@@ -142,6 +190,11 @@ class _Plane:
     @classmethod
     def of(cls, op: PrefillAttention) -> _Plane | None:
         return cls(op) if op.efficiency.corrections else None
+
+    @property
+    def lowest(self) -> float:
+        """The lowest factor of all; between the knots none is lower."""
+        return exp(min(min(row) for row in self._logs))
 
     def factor(self, reach: float, queries: float) -> float:
         """Bilinear in logarithms, as ``Grid.log_factor``."""

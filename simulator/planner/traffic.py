@@ -131,6 +131,11 @@ class Offered:
     include_drain: bool
 
     @cached_property
+    def places(self) -> Ints:
+        """Rows that stand for a request. Shape (requests,)."""
+        return np.flatnonzero(self.leads)
+
+    @cached_property
     def count(self) -> int:
         """Requests in all."""
         return int(self.leads.sum())
@@ -161,12 +166,12 @@ class Offered:
     @cached_property
     def input_tokens(self) -> Ints:
         """Prompts of the requests. Shape (requests,)."""
-        return self.requests.input_tokens[self.leads]
+        return self.requests.input_tokens[self.places]
 
     @cached_property
     def output_tokens(self) -> Ints:
         """Answers, those of one prompt together. Shape (requests,)."""
-        return np.add.reduceat(self.requests.output_tokens, np.flatnonzero(self.leads))
+        return np.add.reduceat(self.requests.output_tokens, self.places)
 
     @cached_property
     def total_input_tokens(self) -> int:
