@@ -1,72 +1,29 @@
-"""Tasks are done once each, by any backend with the same outcomes, and kept."""
+"""Tasks are done once each and kept."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Sequence
-from typing import Any
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from simulator import simulate
 from simulator.errors import UserError
-from simulator.planner.backends.local import LocalBackend, cores
-from simulator.planner.constraints import Constraint
 from simulator.planner.doing import do_task
-from simulator.planner.store import Store
+from simulator.planner.store import FILE, Store
 from simulator.planner.tasks import Outcome, Task
 from simulator.planner.work import Work
-from simulator.scenario import load_scenario
-
-
-def task(number: int = 0, *, limits: tuple[Constraint, ...] = (), **changed: Any) -> Task:
-    """A short chat; every number has its own traffic."""
-    document: dict[str, Any] = {
-        "name": f"short-{number}",
-        "model": "llama-3.1-8b",
-        "hardware": "h100-sxm",
-        "workload": {
-            "kind": "synthetic",
-            "arrivals": {"kind": "poisson", "rate_per_s": 5.0},
-            "lengths": {
-                "kind": "independent",
-                "input": {"kind": "lognormal", "mean": 400, "cv": 0.8},
-                "output": {"kind": "fixed", "tokens": 40},
-            },
-            "requests": 60,
-        },
-        "measurement": {"seed": number},
-    }
-    return Task(load_scenario(document | changed), limits=limits)
-
-
-def too_big() -> Task:
-    return task(0, model="llama-3.1-405b")
-
-
-class Counting:
-    """A backend that does tasks here and counts them."""
-
-    workers = 1
-
-    def __init__(self) -> None:
-        self.done: list[str] = []
-
-    def run(self, tasks: Sequence[Task]) -> Generator[Outcome, None, None]:
-        for each in reversed(tasks):  # any order is allowed
-            self.done.append(each.key)
-            yield do_task(each)
-
-    def close(self) -> None:
-        pass
-
+from tests.work_support import Counting, rows, task, too_big
 
 # --- one task ------------------------------------------------------------------------------------
 
 
 def test_an_outcome_is_the_summary_without_its_scenario():
-    from simulator import simulate
-
     outcome = do_task(task())
     summary = simulate(task().scenario, intervals=False).summary()
     del summary["scenario"]
@@ -135,28 +92,70 @@ def test_a_store_spares_what_was_done_before(tmp_path):
     assert json.dumps(again[1].summary) == json.dumps(first[0].summary)
 
 
-# --- processes -----------------------------------------------------------------------------------
+# --- the store -----------------------------------------------------------------------------------
 
 
-def test_processes_give_what_this_one_gives():
-    tasks = [task(n) for n in range(7)] + [too_big()]
-    here = {each.key: do_task(each) for each in tasks}
-    with LocalBackend(2) as backend:
-        there = {each.key: each for each in backend.run(tasks)}
-        assert there == here
-        crew = {worker.pid for worker in backend._crew}
-        assert {each.key: each for each in backend.run(tasks)} == here
-        assert {worker.pid for worker in backend._crew} == crew
-    assert json.dumps([there[key].summary for key in here]) == json.dumps(
-        [each.summary for each in here.values()]
+def test_the_first_of_equal_outcomes_stays(tmp_path):
+    with Store(tmp_path) as one, Store(tmp_path) as other:
+        one.put(task(), Outcome(task().key, problem="one", wall_s=1.0))
+        other.put(task(), Outcome(task().key, problem="other"))
+        assert len(one) == len(other) == 1
+        assert other.get([task().key, "none"])[task().key].problem == "one"
+
+
+def test_many_keys_are_found():
+    keys = [f"{n:064x}" for n in range(2500)]
+    with Store(None) as store:
+        for key in keys:
+            store.put(task(), Outcome(key))
+        assert list(store.get(keys)) == keys
+
+
+def test_processes_that_open_a_new_store_at_once_all_succeed(tmp_path):
+    code = (
+        "import sys; from simulator.planner.store import Store\n"
+        "from tests.work_support import task; from simulator.planner.tasks import Outcome\n"
+        "sys.stdin.readline()\n"
+        "store = Store(sys.argv[1])\n"
+        "for n in range(50): store.put(task(), Outcome(f'{sys.argv[2]}-{n}'))\n"
     )
-    for pid in crew:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+    root = str(Path(__file__).parents[1])
+    crowd = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), str(n)],
+            stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root,
+            env=os.environ | {"PYTHONPATH": root},
+        )
+        for n in range(4)
+    ]  # fmt: skip
+    for each in crowd:
+        assert each.stdin is not None
+        each.stdin.write("go\n")
+        each.stdin.flush()
+    assert [each.communicate()[1] for each in crowd] == [""] * 4
+    assert len(rows(tmp_path)) == 200
 
 
-def test_cores_are_at_least_one():
-    assert 1 <= cores() <= (os.cpu_count() or 1)
-    assert LocalBackend().workers == cores()
-    with pytest.raises(UserError, match="at least 1"):
-        LocalBackend(0)
+def test_what_is_no_store_is_refused_in_one_sentence(tmp_path):
+    file = tmp_path / FILE
+    file.write_text("arrival_s,input_tokens\n" * 100)
+    with pytest.raises(UserError, match="is no store of outcomes") as caught:
+        Store(tmp_path)
+    assert str(file) in str(caught.value)
+    file.unlink()
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("CREATE TABLE other (x)")
+    with pytest.raises(UserError, match="is a database of another program"):
+        Store(tmp_path)
+    file.unlink()
+    Store(tmp_path).close()
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(UserError, match="holds outcomes of version 99, this program keeps 1"):
+        Store(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="the folder cannot be made"):
+        Store(tmp_path / "file" / "below")
