@@ -10,6 +10,7 @@ from simulator.cli.compare import compare
 from simulator.cli.describe import list_names
 from simulator.cli.features import features
 from simulator.cli.fit import fit
+from simulator.cli.launch import export_files
 from simulator.cli.load import load_command
 from simulator.cli.plan import plan
 from simulator.cli.run import run
@@ -43,7 +44,7 @@ def version() -> None:
 
 for command in (
     run, check, init, schema, trace, list_names, features, compare, plan, sweep, load_command,
-    calibrate, fit, validate,
+    export_files, calibrate, fit, validate,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from simulator.models.huggingface import Decoder
     from simulator.models.spec import ModelSpec
 
-__all__ = ["load_decoder", "load_model", "preset_names"]
+__all__ = ["load_decoder", "load_model", "preset_file", "preset_names", "repositories"]
 
 _PRESETS = Path(__file__).parent / "presets"
 
@@ -45,7 +45,7 @@ def load_decoder(name_or_path: str, base: Path | None = None) -> Decoder:
     """
     from simulator.models.huggingface import parse_decoder, parse_json, read_config
 
-    preset = _find(name_or_path)
+    preset = preset_file(name_or_path)
     if preset is not None:
         text = preset.read_text(encoding="utf-8")
         name = preset.name.removesuffix(".json")
@@ -58,13 +58,19 @@ def load_decoder(name_or_path: str, base: Path | None = None) -> Decoder:
     raise _unknown(name_or_path)
 
 
-def _find(name: str) -> Path | None:
-    """File of the preset called ``name``, by its own name or an alias."""
+def preset_file(name: str) -> Path | None:
+    """File of the preset called ``name``, by its own name or a repository that it stands for; None
+    if there is none."""
     wanted = name.lower()
     if "/" not in wanted:
         file = _PRESETS / f"{wanted}.json"
         return file if wanted and file.is_file() else None
     return next((file for alias, file in _aliases() if alias.lower() == wanted), None)
+
+
+def repositories() -> list[tuple[str, str]]:
+    """Hugging Face repositories that presets stand for, with the names of these."""
+    return [(alias, file.name.removesuffix(".json")) for alias, file in _aliases()]
 
 
 def _aliases() -> list[tuple[str, Path]]:
