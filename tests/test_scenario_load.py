@@ -71,7 +71,7 @@ def test_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
         ("rate_per_s: 3", "rate_per_s: .inf", ":6: workload.arrivals.rate_per_s: must be a finite number, got inf"),
         ("rate_per_s: 3", "rate_per_s: '3'", ":6: workload.arrivals.rate_per_s: must be a number, got '3'"),
         ("rate_per_s: 3", "rate_per_s: true", ":6: workload.arrivals.rate_per_s: must be a number, got True"),
-        ("kind: poisson", "kind: poison", ":6: workload.arrivals: kind: must be one of poisson, gamma, constant, ramp, diurnal, burst, closed_loop, got 'poison'; did you mean 'poisson'?"),
+        ("kind: poisson", "kind: poison", ":6: workload.arrivals: kind: must be one of poisson, gamma, constant, ramp, diurnal, rates, burst, closed_loop, got 'poison'; did you mean 'poisson'?"),
         ("  requests: 100", "  requests: 0", ":11: workload.requests: must be greater than or equal to 1, got 0"),
         ("  requests: 100", "  requests: 1.5", ":11: workload.requests: must be a whole number, got 1.5"),
         ("  requests: 100", "", ":4: workload: give exactly one of requests and duration_s"),
@@ -276,7 +276,7 @@ def test_set_reaches_into_lists(base: Path) -> None:
     [
         ("slo.ttft=3", "slo.ttft: unknown key; did you mean 'ttft_ms' (milliseconds)?"),
         ("slos.ttft_ms=3", "slos: unknown key; did you mean 'slo'?"),
-        ("workload.arrivals.cv=2", "workload.arrivals.cv: unknown key; kind: poisson has none; it goes with kind: gamma"),
+        ("workload.arrivals.cv=2", "workload.arrivals.cv: unknown key; kind: poisson has none; it goes with kind: gamma or rates"),
         ("workload.lengths.input.mean=2", "workload.lengths.input.mean: unknown key; kind: fixed has none; it goes with kind: normal or lognormal"),
         ("workload.slice.requests=2", "workload.slice: unknown key; kind: synthetic has none; it goes with kind: trace"),
         ("slo.ttft_ms=-3", "slo.ttft_ms: must be greater than 0, got -3"),

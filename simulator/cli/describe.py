@@ -106,6 +106,12 @@ def _traces() -> Rows:
     return [{"name": name} for name in trace_names()]
 
 
+def _tables() -> Rows:
+    from simulator.workload import table_names
+
+    return [{"name": name} for name in table_names()]
+
+
 def _scenarios() -> Rows:
     from simulator.scenario.shipped import example_names, shipped, summary_line
 
@@ -156,6 +162,7 @@ LISTS: dict[str, Callable[[], Rows]] = {
     "hardware": _hardware,
     "engines": _engines,
     "traces": _traces,
+    "tables": _tables,
     "policies": _policies,
     "routers": _routers,
     "arrivals": _arrivals,
@@ -203,8 +210,8 @@ def list_names(what: str, as_json: bool) -> None:
     """List what a scenario can name.
 
     WHAT is scenarios, fragments (parts to include), models, architectures (of a config.json),
-    students (models distilled from another), hardware, engines, traces, policies, routers or
-    arrivals.
+    students (models distilled from another), hardware, engines, traces, tables (of rates
+    and lengths over time), policies, routers or arrivals.
     """
     if what not in LISTS:
         from simulator.sentences import closest

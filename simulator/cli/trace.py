@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from simulator.cli.output import echo_json, echo_table
 from simulator.cli.scenarios import json_option
+
+if TYPE_CHECKING:
+    from simulator.workload.describe import TraceDescription
+    from simulator.workload.describe_rates import RatesDescription
 
 
 @click.command()
@@ -27,7 +31,7 @@ def trace(
 ) -> None:
     """Describe a trace: rate, burstiness, lengths and shared prefixes.
 
-    FILE is a path or the name of a shipped trace.
+    FILE is a path or the name of a shipped trace, or of a table of rates over time.
     """
     from pydantic import ValidationError
 
@@ -36,6 +40,7 @@ def trace(
     from simulator.scenario.lengths import TraceFormat
     from simulator.scenario.workload import TraceSlice
     from simulator.workload import describe_trace
+    from simulator.workload.describe_rates import describe_rates, is_rate_table
     from simulator.yamlio import closest, validation_sentence
 
     formats = get_args(TraceFormat)
@@ -54,7 +59,17 @@ def trace(
             (key,): f"--{key.replace('_', '-')} {value}" for key, value in given.items()
         }
         raise validation_sentence(error, file, places, TraceSlice) from None
-    description = describe_trace(file, layout, part)
+    description: TraceDescription | RatesDescription
+    if layout == "auto" and is_rate_table(file):
+        if part != TraceSlice():
+            raise UserError(
+                "is a table of rates, which is described as a whole",
+                where=file,
+                hint="leave out --start-s, --duration-s and --requests",
+            )
+        description = describe_rates(file)
+    else:
+        description = describe_trace(file, layout, part)
     if as_json:
         echo_json(description.to_dict())
     else:

@@ -123,4 +123,26 @@ class TraceLengths(Model):
     )
 
 
-Lengths = Annotated[IndependentLengths | TraceLengths, Field(discriminator="kind")]
+class LengthsOverTime(Model):
+    """Input and output lengths whose distributions change over time, drawn independently of each
+    other. Times are those of the table that ``arrivals`` of the kind ``rates`` follow."""
+
+    kind: Literal["over_time"] = "over_time"
+    file: str = Field(
+        description="CSV with ``start_s`` and, for ``input`` and ``output``, quantiles "
+        "(``input_p50``) or means (``input_mean``): a shipped table's name or a path (relative to "
+        "the scenario file)"
+    )
+    end_s: PositiveFloat | None = Field(
+        None,
+        description="when the table begins anew, since its first row; default: its last row "
+        "holds on",
+    )
+    cv: Variation | None = Field(
+        None, description="standard deviation / mean, where the table has means alone (log-normal)"
+    )
+
+
+Lengths = Annotated[
+    IndependentLengths | TraceLengths | LengthsOverTime, Field(discriminator="kind")
+]

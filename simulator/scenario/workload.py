@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from simulator.scenario.answers import Answered, Sampled
 from simulator.scenario.base import Count, Fraction, Model, NonNegativeFloat, PositiveFloat, Tokens
-from simulator.scenario.lengths import Length, Lengths, TraceFormat, Variation
+from simulator.scenario.lengths import Length, Lengths, LengthsOverTime, TraceFormat, Variation
+from simulator.scenario.rates import RatesArrivals
 
 # --- arrivals ------------------------------------------------------------------------------------
 
@@ -82,6 +83,7 @@ Arrivals = Annotated[
     | ConstantArrivals
     | RampArrivals
     | DiurnalArrivals
+    | RatesArrivals
     | BurstArrivals
     | ClosedLoopArrivals,
     Field(discriminator="kind"),
@@ -105,6 +107,10 @@ class _Sized(Model):
 
     @model_validator(mode="after")
     def _one_size(self) -> _Sized:
+        arrivals = getattr(self, "arrivals", None)
+        neither = self.requests is None and self.duration_s is None
+        if neither and isinstance(arrivals, RatesArrivals):  # the table has an end of its own
+            return self
         if (self.requests is None) == (self.duration_s is None):
             raise ValueError("give exactly one of requests and duration_s")
         return self
@@ -125,6 +131,10 @@ class SyntheticWorkload(_Sized, Sampled):
     def _duration_needs_a_rate(self) -> SyntheticWorkload:
         if self.duration_s is not None and self.arrivals.kind in ("burst", "closed_loop"):
             raise ValueError(f"{self.arrivals.kind} arrivals need requests, not duration_s")
+        if self.arrivals.kind == "closed_loop" and isinstance(self.lengths, LengthsOverTime):
+            raise ValueError(
+                "lengths over time need arrivals whose times are known, not closed_loop"
+            )
         return self
 
 
@@ -203,6 +213,12 @@ class BatchWorkload(_Fed):
     deadline_s: PositiveFloat | None = Field(
         None, description="longest time from submission to the last answer"
     )
+
+    @model_validator(mode="after")
+    def _at_one_time(self) -> BatchWorkload:
+        if isinstance(self.lengths, LengthsOverTime):
+            raise ValueError("a batch job comes at one time, so its lengths cannot vary over time")
+        return self
 
 
 class QueueWorkload(_Sized, _Fed):

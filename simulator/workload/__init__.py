@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from simulator.workload.describe import TraceDescription
     from simulator.workload.requests import Requests
 
-__all__ = ["build_requests", "describe_trace", "trace_names"]
-
-LONGEST_S = 1e9
-"""Latest arrival, and longest pause, that the clock's floating-point seconds resolve well."""
+__all__ = ["build_requests", "describe_trace", "table_names", "trace_names"]
 
 
 def build_requests(
@@ -46,6 +43,7 @@ def build_requests(
         UserError: one of its subclasses, for traffic that cannot be built or lasts too long.
     """
     from simulator.scenario.workload import MixWorkload
+    from simulator.workload.arrivals import LONGEST_S
 
     if isinstance(workload, MixWorkload):
         from simulator.workload.mix import build_mix
@@ -119,3 +117,10 @@ def trace_names() -> list[str]:
     from simulator.workload.shipped import SHIPPED
 
     return sorted(SHIPPED)
+
+
+def table_names() -> list[str]:
+    """Names of the tables of rates and of lengths over time that are shipped."""
+    from simulator.workload.shipped import TABLES
+
+    return sorted(TABLES)

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from simulator.errors import ScenarioError
+from simulator.scenario.rates import RatesArrivals
 from simulator.scenario.workload import (
     Arrivals,
     BurstArrivals,
@@ -29,6 +31,9 @@ from simulator.workload.requests import Floats
 
 MAX_REQUESTS = 20_000_000
 """Requests of one run; more would not fit into the memory of an ordinary machine."""
+
+LONGEST_S = 1e9
+"""Latest arrival, and longest pause, that the clock's floating-point seconds resolve well."""
 
 
 class RateClock(Protocol):
@@ -143,8 +148,8 @@ def _clock(arrivals: Arrivals) -> RateClock:
         return RampClock(arrivals)
     if isinstance(arrivals, DiurnalArrivals):
         return DiurnalClock(arrivals)
-    if isinstance(arrivals, BurstArrivals | ClosedLoopArrivals):
-        raise ValueError(f"{arrivals.kind} arrivals have no rate")
+    if isinstance(arrivals, BurstArrivals | ClosedLoopArrivals | RatesArrivals):
+        raise ValueError(f"{arrivals.kind} arrivals have no rate of their own")
     return SteadyClock(arrivals.rate_per_s)
 
 
@@ -189,10 +194,12 @@ def arrival_times(
     requests: int | None = None,
     duration_s: float | None = None,
     where: str = "workload",
+    base: Path | None = None,
 ) -> Floats:
     """Times at which an open-loop process sends, ascending, in seconds from the start.
 
-    Exactly one of ``requests`` (how many) and ``duration_s`` (all in [0, duration_s)) is given.
+    Exactly one of ``requests`` (how many) and ``duration_s`` (all in [0, duration_s)) is given, or
+    neither for a table of rates: its rest, or one round. Its file is relative to ``base``.
     A random process starts like one that has just seen an arrival: its first request comes after
     one gap. Constant arrivals send request i at i / rate, the first at time zero, so a duration
     holds rate x duration of them; a burst sends all at time zero.
@@ -200,13 +207,17 @@ def arrival_times(
     Shapes: result (n,).
 
     Raises:
-        ScenarioError: more requests than a run can hold, or times beyond the range of a float.
+        ScenarioError: more requests than a run can hold, times beyond the range of a float, or a
+            table of rates that ends too early.
+        UnknownNameError, TraceError: a table of rates that cannot be read.
     """
     check_size(requests or 0, f"{where}.requests")
     if isinstance(arrivals, BurstArrivals):
         if requests is None:
             raise ValueError("a burst is sized by requests")
         return np.zeros(requests)
+    if isinstance(arrivals, RatesArrivals):
+        return _by_table(arrivals, rng, requests, duration_s, where, base)
     clock = _clock(arrivals)
     if duration_s is not None:
         check_size(clock.expected(duration_s), f"{where}.duration_s")
@@ -226,5 +237,56 @@ def arrival_times(
         raise ScenarioError(
             "the rate is so low that arrival times leave the range of numbers",
             where=f"{where}.arrivals",
+        )
+    return times
+
+
+def _by_table(
+    arrivals: RatesArrivals,
+    rng: np.random.Generator,
+    requests: int | None,
+    duration_s: float | None,
+    where: str,
+    base: Path | None,
+) -> Floats:
+    """Arrivals of a table of rates: so many, for so long, or to its end."""
+    from simulator.workload.rates import TableClock, bursty_events, load_rates
+
+    table = load_rates(arrivals, base, where)
+    clock = TableClock(table, arrivals.start_s, arrivals.repeat)
+    left_s = table.end_s - arrivals.start_s % table.end_s
+    if duration_s is not None and not arrivals.repeat and duration_s > left_s * (1 + 1e-12):
+        raise ScenarioError(
+            f"the table of rates ends {left_s:g} s after the start",
+            where=f"{where}.duration_s",
+            hint="shorten duration_s, or set arrivals.repeat",
+        )
+    if requests is None:
+        whole_s = table.end_s if arrivals.repeat else left_s
+        size, ends = ("duration_s", duration_s) if duration_s else ("arrivals", whole_s)
+        until = clock.expected(ends)
+    else:
+        size, ends, until = "requests", math.inf, clock.total
+        if clock.times(np.array([float(requests)]))[0] > LONGEST_S and arrivals.repeat:
+            raise ScenarioError(
+                f"{requests:,} requests would take longer than {LONGEST_S:.0e} s",
+                where=f"{where}.requests",
+                hint="raise arrivals.scale",
+            )
+    check_size(until if requests is None else requests, f"{where}.{size}")
+    if not table.poisson:
+        events = bursty_events(table, clock, rng, until, requests)
+    elif requests is None:
+        events = _events_until(rng.standard_exponential, until, f"{where}.{size}")
+    else:
+        events = np.cumsum(rng.standard_exponential(requests))
+    times = clock.times(events)
+    times = times[times < ends]
+    if requests is not None and len(times) < requests:
+        raise ScenarioError(
+            f"the table of rates ends after {len(times):,} requests",
+            where=f"{where}.requests",
+            hint=f"about {clock.total:,.0f} are to be expected of it; ask for fewer, leave "
+            "requests out, or set arrivals.repeat",
         )
     return times

@@ -29,10 +29,9 @@ def build_sessions(
     Raises:
         ScenarioError: no session starts, too many turns, or a distribution has nothing left.
     """
-    del base  # sessions read no file
     generators = spawn_generators(rng)
     notes: list[str] = []
-    starts, turns = _starts_and_turns(workload, generators, where, notes)
+    starts, turns = _starts_and_turns(workload, generators, base, where, notes)
     n = int(turns.sum())
     session = np.repeat(np.arange(len(turns), dtype=np.int64), turns)
     first = np.cumsum(turns) - turns
@@ -76,7 +75,11 @@ def build_sessions(
 
 
 def _starts_and_turns(
-    workload: SessionsWorkload, generators: Generators, where: str, notes: list[str]
+    workload: SessionsWorkload,
+    generators: Generators,
+    base: Path | None,
+    where: str,
+    notes: list[str],
 ) -> tuple[Floats, Ints]:
     """Start (seconds) and number of turns of each session, each (sessions,)."""
     sessions = None
@@ -97,6 +100,7 @@ def _starts_and_turns(
         requests=sessions,
         duration_s=workload.duration_s,
         where=where,
+        base=base,
     )
     if len(starts) == 0:
         raise no_requests(workload.duration_s, where)

@@ -1,4 +1,4 @@
-"""The traces that come with the package, and how a trace's name turns into a file."""
+"""The traces and tables that come with the package, and how a name turns into a file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ SHIPPED: dict[str, str] = {
 }
 """Name to file in ``data/``, whose README.md holds sources, licences and what was changed."""
 
+TABLES: dict[str, str] = {
+    "model-studio-week": "model-studio-week.csv",
+    "model-studio-week-lengths": "model-studio-week-lengths.csv",
+}
+"""The same for tables of rates and of lengths over time."""
+
 
 def find_trace(name: str, base: Path | None = None) -> Path:
     """The file behind a shipped trace's name or a path relative to ``base``.
@@ -26,8 +32,17 @@ def find_trace(name: str, base: Path | None = None) -> Path:
         UnknownNameError: neither a shipped trace nor a file.
         TraceError: the path is a folder.
     """
-    if name in SHIPPED:
-        return _DATA / SHIPPED[name]
+    return _find(name, base, SHIPPED, "trace")
+
+
+def find_table(name: str, base: Path | None = None) -> Path:
+    """As ``find_trace``, for a table of rates or of lengths over time."""
+    return _find(name, base, TABLES, "table")
+
+
+def _find(name: str, base: Path | None, known: dict[str, str], what: str) -> Path:
+    if name in known:
+        return _DATA / known[name]
     path = Path(name).expanduser()
     if not path.is_absolute() and base is not None:
         path = base / path
@@ -35,22 +50,22 @@ def find_trace(name: str, base: Path | None = None) -> Path:
         if path.is_file():
             return path
         if path.is_dir():
-            raise TraceError(f"{name} is a folder", hint="give one trace file")
+            raise TraceError(f"{name} is a folder", hint=f"give one {what} file")
     except (OSError, ValueError) as error:  # a name too long, or with a zero byte
         raise TraceError(f"{name!r} cannot be looked up: {error}") from error
     import difflib
 
-    near = difflib.get_close_matches(name, _names_nearby(path), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, _names_nearby(path, known), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else ""
-    shipped = f"shipped traces are {', '.join(sorted(SHIPPED))}"
+    shipped = f"shipped {what}s are {', '.join(sorted(known))}"
     raise UnknownNameError(
-        f"there is no trace '{name}'", hint=f"{hint} {shipped}" if hint else shipped
+        f"there is no {what} '{name}'", hint=f"{hint} {shipped}" if hint else shipped
     )
 
 
-def _names_nearby(path: Path) -> list[str]:
+def _names_nearby(path: Path, known: dict[str, str]) -> list[str]:
     try:
         beside = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
     except OSError:
         beside = []
-    return [*SHIPPED, *beside[:1000]]
+    return [*known, *beside[:1000]]

@@ -7,7 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from simulator.errors import ScenarioError
-from simulator.scenario.lengths import IndependentLengths, Lengths
+from simulator.scenario.lengths import (
+    IndependentLengths,
+    LengthsOverTime,
+    TraceLengths,
+)
+from simulator.scenario.rates import RatesArrivals
 from simulator.scenario.workload import (
     Arrivals,
     ClosedLoopArrivals,
@@ -48,16 +53,27 @@ def build_synthetic(
             requests=workload.requests,
             duration_s=workload.duration_s,
             where=where,
+            base=base,
         )
         pools = ()
     n = len(arrival_s)
     if n == 0:
         raise no_requests(workload.duration_s, where)
-    inputs, outputs = draw_pairs(workload.lengths, n, generators, base, f"{where}.lengths", notes)
+    if isinstance(workload.lengths, LengthsOverTime):
+        from simulator.workload.over_time import read_over_time
+
+        table = read_over_time(workload.lengths, base, f"{where}.lengths")
+        rows = table.rows(_table_time(arrivals, arrival_s))
+        inputs = table.input.draw(rows, generators.input)
+        outputs = table.output.draw(rows, generators.output)
+    else:
+        inputs, outputs = draw_pairs(
+            workload.lengths, n, generators, base, f"{where}.lengths", notes
+        )
     prefixes = None
     if workload.shared_prefix is not None:
         prefixes = _shared(workload.shared_prefix, inputs, generators.prefix, where)
-    natural = _of_samples(workload, outputs, generators, where, notes)
+    natural = _of_samples(workload, outputs, arrival_s, generators, base, where, notes)
     shaped_tokens, answers = shaped(workload, natural, generators, where, notes)
     requests = Requests(
         arrival_s=arrival_s,
@@ -76,22 +92,40 @@ def build_synthetic(
 
 
 def _of_samples(
-    workload: SyntheticWorkload, outputs: Ints, generators: Generators, where: str, notes: list[str]
+    workload: SyntheticWorkload,
+    outputs: Ints,
+    arrival_s: Floats,
+    generators: Generators,
+    base: Path | None,
+    where: str,
+    notes: list[str],
 ) -> Ints:
     """Lengths of all answers to each prompt, prompt by prompt: the first as drawn, others from the
     same distribution; those of a trace's row are all of its length. Shape (n · samples,)."""
     each, lengths = computed_samples(workload), workload.lengths
-    if each == 1 or not isinstance(lengths, IndependentLengths):
+    if each == 1 or isinstance(lengths, TraceLengths):
         return np.repeat(outputs, each)
-    more = draw_lengths(
-        lengths.output, len(outputs) * (each - 1), generators.samples,
-        where=f"{where}.lengths.output", notes=notes,
-    )  # fmt: skip
+    if isinstance(lengths, LengthsOverTime):
+        from simulator.workload.over_time import read_over_time
+
+        table = read_over_time(lengths, base, f"{where}.lengths")
+        rows = table.rows(_table_time(workload.arrivals, arrival_s))
+        more = table.output.draw(np.repeat(rows, each - 1), generators.samples)
+    else:
+        more = draw_lengths(
+            lengths.output, len(outputs) * (each - 1), generators.samples,
+            where=f"{where}.lengths.output", notes=notes,
+        )  # fmt: skip
     return np.column_stack([outputs, more.reshape(len(outputs), each - 1)]).ravel()
 
 
+def _table_time(arrivals: Arrivals, arrival_s: Floats) -> Floats:
+    """Times of the table that arrivals follow, if they follow one."""
+    return arrival_s + arrivals.start_s if isinstance(arrivals, RatesArrivals) else arrival_s
+
+
 def draw_pairs(
-    lengths: Lengths,
+    lengths: IndependentLengths | TraceLengths,
     n: int,
     generators: Generators,
     base: Path | None,
@@ -163,6 +197,12 @@ def _shared(
 
 def no_requests(duration_s: float | None, where: str) -> ScenarioError:
     """The error for a workload in whose duration nothing happened to arrive."""
+    if duration_s is None:
+        return ScenarioError(
+            "no request happens to arrive before the table of rates ends",
+            where=f"{where}.arrivals",
+            hint="raise scale",
+        )
     return ScenarioError(
         f"no request arrives within {duration_s:g} s",
         where=f"{where}.duration_s",
@@ -172,6 +212,10 @@ def no_requests(duration_s: float | None, where: str) -> ScenarioError:
 
 def describe_arrivals(arrivals: Arrivals) -> str:
     """The arrival process in words, from its own fields."""
+    if isinstance(arrivals, RatesArrivals):
+        table = arrivals.file or f"{len(arrivals.intervals)} intervals"
+        scaled = f", {arrivals.scale:g} times" if arrivals.scale != 1 else ""
+        return f"arrivals by the rates of {table}{scaled}"
     given = [
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in arrivals.model_dump(exclude={"kind"}).items()
