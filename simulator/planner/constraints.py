@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from simulator.planner.words import bound, title, unit
 from simulator.results.definitions import DEFINITIONS, value_at
 from simulator.scenario.base import Model
 from simulator.sentences import closest
@@ -63,7 +64,7 @@ class Constraint(Model):
                     f"metric {self.metric!r} is not kept for each class; "
                     f"these are: {', '.join(_OF_CLASSES)}"
                 )
-            return self
+            return self._share()
         known = metric_paths()
         if self._full() not in known:
             near = closest(self._full(), known)
@@ -71,6 +72,16 @@ class Constraint(Model):
                 "`simulate plan --metrics` lists them"
             )  # fmt: skip
             raise ValueError(f"there is no metric {self.metric!r}; {hint}")
+        return self._share()
+
+    def _share(self) -> Constraint:
+        if unit(self.path) == "%" and not 0.0 <= self.limit <= 1.0:
+            raise ValueError(
+                f"{self.metric} is a share from 0 to 1, and its limit is {self.limit:g}; "
+                f"for {self.limit:g}% write {self.limit / 100:g}"
+                if 1.0 < self.limit <= 100.0
+                else f"{self.metric} is a share from 0 to 1, and its limit is {self.limit:g}"
+            )
         return self
 
     def _full(self) -> str:
@@ -135,7 +146,7 @@ class Constraint(Model):
         return self.excess(value) <= 0.0
 
     def __str__(self) -> str:
-        """As reports say it: ``ttft_ms.p99 ≤ 1000 (chat)``."""
+        """As reports say it: ``TTFT p99 ≤ 1,000 ms (chat)``."""
         sign = "≤" if self.max is not None else "≥"
         of = f" ({self.traffic_class})" if self.traffic_class else ""
-        return f"{self.metric.removeprefix(_OF_REQUESTS)} {sign} {self.limit:g}{of}"
+        return f"{title(self.path)} {sign} {bound(self.limit, self.path)}{of}"

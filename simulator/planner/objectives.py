@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from simulator.planner.constraints import metric_paths
+from simulator.planner.words import title
 from simulator.results.definitions import DEFINITIONS
 from simulator.scenario.base import Model
 from simulator.sentences import closest
@@ -66,7 +67,7 @@ class Objective(Model):
     @property
     def label(self) -> str:
         """As reports call it."""
-        return self.metric.replace("_", " ")
+        return self.metric.replace("_", " ") if self.metric in NAMES else title(self.path)
 
     @property
     def unit(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,8 +12,16 @@ from simulator import __version__
 from simulator.errors import UserError
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
-from simulator.planner.judge import Missed, half_width, interval_of, limits_of, value_at_end
+from simulator.planner.judge import (
+    Missed,
+    Rule,
+    half_width,
+    interval_of,
+    limits_of,
+    value_at_end,
+)
 from simulator.planner.outlook import Outlook, outlook
+from simulator.planner.provenance import provenance
 from simulator.planner.search import Found, Search, Trial, figure, plain_task, stress_task
 from simulator.planner.space import kinds
 from simulator.planner.tasks import Outcome, Summary, Task
@@ -93,6 +102,10 @@ def plan(asked: Asked, work: Workplace, *, told: Told | None = None) -> dict[str
         "runners_up": [finalist.document(finalists[0]) for finalist in finalists[1:]],
         "reasons": list(_reasons(asked, found, finalists, known)),
         "trials": [_trial(trial, asked) for trial in sorted(found.trials, key=_order)],
+        "provenance": provenance(
+            (entry.kind.data for entry in known if not entry.problem),
+            (asked.scenario.measurement.seed + number for number in range(asked.plan.seeds)),
+        ),
     }
 
 
@@ -138,6 +151,7 @@ def _asked(asked: Asked, limits: Sequence[Constraint]) -> dict[str, Any]:
         "objective": {
             "metric": objective.metric,
             "path": objective.path,
+            "label": objective.label,
             "unit": objective.unit,
             "sign": objective.sign,
         },
@@ -152,17 +166,32 @@ def _asked(asked: Asked, limits: Sequence[Constraint]) -> dict[str, Any]:
 def _space(known: Sequence[Outlook]) -> dict[str, Any]:
     problems = Counter(_short(entry.problem) for entry in known if entry.problem)
     sizes = [size for entry in known for size in entry.sizes]
+    ruled = [size for size in sizes if size.ruled_out]
+    reasons = Counter(_without_numbers(size.ruled_out) for size in ruled)
+    nearest = {
+        _without_numbers(size.ruled_out): size.ruled_out
+        for size in sorted(ruled, key=lambda size: -size.missed)
+    }
     return {
         "kinds": len(known),
         "kinds_that_run": sum(not entry.problem for entry in known),
         "deployments": len(sizes),
-        "ruled_out_by_bounds": sum(bool(size.ruled_out) for size in sizes),
+        "ruled_out_by_bounds": len(ruled),
         "problems": [{"problem": text, "kinds": count} for text, count in problems.most_common()],
+        "ruled_out": [
+            {"closest": nearest[text], "deployments": count}
+            for text, count in reasons.most_common()
+        ],
     }
 
 
 def _short(problem: str) -> str:
     return problem.partition(":")[0]
+
+
+def _without_numbers(reason: str) -> str:
+    """Reasons that differ by their figures only are one."""
+    return re.sub(r"\d[\d,.]*", "#", reason)
 
 
 def _search(found: Found) -> dict[str, Any]:
@@ -356,7 +385,8 @@ def _trial(trial: Trial, asked: Asked) -> dict[str, Any]:
         **_deployment(trial),
         "state": verdict.state,
         "seeds": verdict.seeds,
-        "problem": verdict.problem or trial.stress[-1].hopeless,
+        "problem": verdict.problem,
+        "ended_early": next((o.hopeless for o in trial.stress if o.hopeless), ""),
         "worst": None if verdict.worst is None else _worst(verdict.worst),
         "objective": None if score is None else score * asked.plan.objective.sign,
         "figures": {name: value_at(summary, name) for name in FIGURES},
@@ -364,13 +394,16 @@ def _trial(trial: Trial, asked: Asked) -> dict[str, Any]:
 
 
 def _worst(missed: Missed) -> dict[str, Any]:
-    finite = math.isfinite(missed.excess)
+    from simulator.planner.reasons import missed_words
+
+    rule = isinstance(missed.constraint, Rule)
     return {
-        "limit": str(missed.constraint) if missed.constraint.max is not None
-        or missed.constraint.min is not None else missed.constraint.metric,
+        "limit": str(missed.constraint),
+        "path": "" if rule else missed.constraint.path,
         "value": missed.value,
-        "excess": missed.excess if finite else None,
-    }  # fmt: skip
+        "excess": missed.excess if math.isfinite(missed.excess) else None,
+        "text": missed_words(missed),
+    }
 
 
 def _order(trial: Trial) -> tuple[bool, float, int, int, tuple[int, ...]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from simulator.planner.document import Asked
+from simulator.planner.judge import Missed, Rule
 from simulator.planner.outlook import Outlook
 from simulator.planner.search import Found, Trial
+from simulator.planner.words import amount, bound, title
 
 
 def why(
@@ -24,27 +25,26 @@ def why(
         f"({amount(winner['objective']['mean'], objective.path)})."
     ]
     nearest = _nearest(found, winner)
-    if nearest is not None and nearest.verdict is not None and nearest.verdict.worst is not None:
-        sentences.append(f"{_failed(label(nearest), nearest)}")
-    tight = max(winner["limits"], key=lambda limit: limit["excess"] or -math.inf)
-    if tight["excess"] is not None:
+    if nearest is not None and nearest.verdict is not None:
+        sentences.append(_failed(label(nearest), nearest))
+    known = [limit for limit in winner["limits"] if limit["excess"] is not None]
+    if known:
+        tight = max(known, key=lambda limit: limit["excess"])
         sentences.append(
-            f"Its tightest limit is {tight['text']}: {tight['mean']:,.4g}"
-            f"{_bearing(asked)}, {-100 * tight['excess']:.0f}% below what is allowed."
-            if tight["excess"] <= 0
-            else f"Its tightest limit is {tight['text']}."
+            f"Its tightest limit is {tight['text']}: {amount(tight['mean'], tight['path'])}"
+            f"{_bearing(asked)}, which leaves {-100 * tight['excess']:.0f}%."
         )
     unsure = [limit["text"] for limit in winner["limits"] if not limit["sure"]]
     if unsure:
         sentences.append(
-            f"Not sure: at the bad end of the predictions' 80% interval it misses "
-            f"{' and '.join(unsure)}; judge: pessimistic asks for one that does not."
+            "It is not sure: at the bad end of the predictions' 80% interval it misses "
+            f"{' and '.join(unsure)}; `judge: pessimistic` asks for one that does not."
         )
     else:
-        sentences.append("It holds at the bad end of the predictions' 80% interval as well.")
+        sentences.append("It is sure: it holds at the bad end of the predictions' 80% interval.")
     ties = [other["label"] for other in others if other["than_winner"]["tie"]]
     if ties:
-        sentences.append(f"Within the noise, as good: {'; '.join(ties)}.")
+        sentences.append(f"As good, as far as {_seeds(asked)} can tell: {'; '.join(ties)}.")
     return sentences
 
 
@@ -54,9 +54,8 @@ def _bearing(asked: Asked) -> str:
     if plan.headroom:
         words.append(f"{100 * plan.headroom:.0f}% more traffic")
     if plan.spare_replicas:
-        words.append(
-            f"{plan.spare_replicas} replica{'s' if plan.spare_replicas > 1 else ''} missing"
-        )
+        count = plan.spare_replicas
+        words.append(f"{count} replica{'s' if count > 1 else ''} missing")
     return f" with {' and '.join(words)}" if words else ""
 
 
@@ -72,21 +71,41 @@ def _nearest(found: Found, winner: dict[str, Any]) -> Trial | None:
     return max(own, key=lambda trial: trial.size.devices, default=None)
 
 
+def _seeds(asked: Asked) -> str:
+    return f"{asked.plan.seeds} seeds" if asked.plan.seeds > 1 else "one seed"
+
+
 def _failed(name: str, trial: Trial) -> str:
-    assert trial.verdict is not None
-    if trial.verdict.problem:
-        return f"{name} cannot be simulated: {trial.verdict.problem}."
+    verdict = trial.verdict
+    assert verdict is not None
+    if verdict.problem:
+        return f"{name} cannot be simulated: {verdict.problem}."
     hopeless = next((o.hopeless for o in trial.stress if o.hopeless), "")
     if hopeless:
         return f"{name} fails: {hopeless}."
-    worst = trial.verdict.worst
-    assert worst is not None
-    if trial.verdict.state == "close":
-        return f"{name} is too close to call: {worst.constraint} at {_value(worst.value)}."
-    return (
-        f"{name} fails: it misses {worst.constraint} by {100 * worst.excess:.0f}% "
-        f"({_value(worst.value)})."
-    )
+    assert verdict.worst is not None
+    if verdict.state == "close":
+        seeds = f"{verdict.seeds} seeds" if verdict.seeds > 1 else "one seed"
+        return f"{name} is too close to call: over {seeds}, {missed_words(verdict.worst)}."
+    return f"{name} fails: {missed_words(verdict.worst)}."
+
+
+def missed_words(missed: Missed) -> str:
+    """What a deployment lacks: ``TPOT p99 is 50.75 ms, 27% above the limit of 40 ms``."""
+    limit = missed.constraint
+    if isinstance(limit, Rule):
+        if missed.value is None:
+            return "ever more requests wait"
+        return f"{100 * (1.0 - missed.value):.3g}% of its requests do not complete"
+    if missed.value is None:
+        return f"{title(limit.path)} is undefined"
+    of = f" of {limit.traffic_class}" if limit.traffic_class else ""
+    figure = f"{title(limit.path)}{of} is {amount(missed.value, limit.path)}"
+    high = (missed.excess > 0) == (limit.max is not None)
+    side, share = "above" if high else "below", 100 * abs(missed.excess)
+    if limit.of_share:
+        return f"{figure}, {side} the {bound(limit.limit, limit.path)} that are asked for"
+    return f"{figure}, {share:.0f}% {side} the limit of {bound(limit.limit, limit.path)}"
 
 
 def nothing_holds(asked: Asked, found: Found, known: Sequence[Outlook]) -> list[str]:
@@ -96,17 +115,13 @@ def nothing_holds(asked: Asked, found: Found, known: Sequence[Outlook]) -> list[
     count = sum(len(entry.sizes) for entry in known)
     sentences = [f"None of {count:,} deployments holds{_bearing(asked)}."]
     measured = [
-        trial for trial in found.trials
+        (trial.verdict.worst.excess, trial) for trial in found.trials
         if trial.verdict is not None and trial.verdict.worst is not None
         and not any(outcome.hopeless for outcome in trial.stress)
     ]  # fmt: skip
-    last = min(
-        measured,
-        key=lambda trial: trial.verdict.worst.excess if trial.verdict.worst else math.inf,  # type: ignore[union-attr]
-        default=None,
-    )
+    last = min(measured, key=lambda entry: entry[0], default=None)
     if last is not None:
-        sentences.append(f"Closest: {_failed(label(last), last)}")
+        sentences.append(f"Closest: {_failed(label(last[1]), last[1])}")
     ruled = [
         (size.missed, size.ruled_out, entry) for entry in known for size in entry.sizes
         if size.ruled_out
@@ -118,18 +133,3 @@ def nothing_holds(asked: Asked, found: Found, known: Sequence[Outlook]) -> list[
             f"(by {100 * missed:.0f}%)."
         )
     return sentences
-
-
-def _value(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:,.4g}"
-
-
-def amount(value: float | None, path: str) -> str:
-    """A figure with its unit."""
-    if value is None:
-        return "undefined"
-    if path == "devices":
-        return f"{value:,.0f}"
-    if path.startswith("cost."):
-        return f"${value:,.4g}"
-    return f"{value:,.4g}"

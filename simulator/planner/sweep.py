@@ -15,6 +15,7 @@ from simulator.planner.judge import limits_of, lost, overloaded
 from simulator.planner.outlook import outlook
 from simulator.planner.pareto import FRONTS, flags
 from simulator.planner.plan import FIGURES
+from simulator.planner.provenance import provenance
 from simulator.planner.space import kinds
 from simulator.planner.tasks import Outcome, Task
 from simulator.planner.work import Workplace
@@ -120,7 +121,14 @@ def sweep(
         "points": len(rows),
         "simulated": len(tasks),
         "rows": rows,
+        "provenance": _provenance(points),
     }
+
+
+def _provenance(points: Sequence[Point]) -> dict[str, Any]:
+    scenarios = [point.scenario for point in points if point.scenario is not None]
+    seeds = sorted({scenario.measurement.seed for scenario in scenarios})
+    return provenance((scenario.model_dump(mode="json") for scenario in scenarios), seeds)
 
 
 def _row(point: Point, outcome: Outcome | None, limits: Sequence[Constraint]) -> dict[str, Any]:

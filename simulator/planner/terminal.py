@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from simulator.planner.reasons import amount
-from simulator.results.format import duration, number
+from simulator.planner.grid import Column, fitted, lines
+from simulator.planner.pareto import FRONTS
+from simulator.planner.words import amount, title
+from simulator.results.format import NOTHING, duration, money, number
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 Report = dict[str, Any]
 
@@ -18,50 +20,49 @@ MOST_ROWS = 40
 """Of a sweep in the terminal; files have all."""
 
 _COLUMNS = (
-    ("TTFT p99", "latency.ttft_ms.p99", "ms"),
-    ("TPOT p99", "latency.tpot_ms.p99", "ms"),
-    ("tokens/s", "throughput.output_tokens_per_s", ""),
-    ("per user", "throughput.output_tokens_per_s_per_user.p50", ""),
-    ("$/M out", "cost.usd_per_million_output_tokens", ""),
-    ("J/token", "energy.joules_per_output_token", ""),
+    ("TTFT p99", "ms", "latency.ttft_ms.p99"),
+    ("TPOT p99", "ms", "latency.tpot_ms.p99"),
+    ("output", "tokens/s", "throughput.output_tokens_per_s"),
+    ("$ per M", "out tokens", "cost.usd_per_million_output_tokens"),
+    ("one user", "tokens/s", "throughput.output_tokens_per_s_per_user.p50"),
+    ("energy", "J/token", "energy.joules_per_output_token"),
 )
+"""Title, unit and path; the last ones are left out first where there is no room."""
+
+_LETTERS = {"speed": "S", "cost_ttft": "T", "cost_tpot": "P", "cost_energy": "E"}
+"""What marks a front in a narrow table."""
 
 
 def render_plan(report: Report, console: Console, files: Sequence[str]) -> None:
     """What was found, why, and what else there is."""
     from rich.text import Text
 
+    asked, winner = report["asked"], report["winner"]
     console.print(Text(report["name"], style="bold"))
     if report["description"]:
-        console.print(report["description"])
-    lines = [
-        ("Asked", _asked(report)),
-        ("Space", _space(report["space"])),
-        ("Search", _search(report["search"])),
-    ]
-    for title, text in lines:
-        _line(console, title, text)
+        console.print(Text(report["description"]))
+    lines(console, [
+        ("Model", asked["model"]),
+        *under("Must hold", _limits_of(asked)),
+        ("Best", f"the {_best(asked)}"),
+        *under("Space", space_lines(report["space"])),
+        ("Search", search_line(report["search"])),
+    ])  # fmt: skip
     console.print()
-    winner = report["winner"]
     if winner is None:
         console.print(Text("No deployment holds.", style="bold red"))
+        lines(console, under("Why", report["reasons"][:]))
     else:
         console.print(Text(f"Take {winner['label']}", style="bold green"))
-        _line(console, "Costs", _costs(winner))
-    for sentence in report["reasons"]:
-        console.print(f"  {sentence}", soft_wrap=False)
-    if winner is not None:
+        lines(console, [("Costs", costs(winner)), *under("Why", report["reasons"])])
         console.print()
-        console.print(_deployments([winner, *report["runners_up"]], report))
+        fitted(console, _deployments([winner, *report["runners_up"]], report), 1)
         console.print()
-        console.print(_limits(winner))
-    elif report["trials"]:
+        fitted(console, _limits(winner), 0)
+    if winner is None and any(trial["worst"] for trial in report["trials"]):
         console.print()
-        console.print(_closest(report["trials"]))
-    if files:
-        console.print()
-        for file in files:
-            _line(console, "Files", file)
+        fitted(console, _closest(report["trials"]), 0)
+    _files(console, files)
 
 
 def render_sweep(report: Report, console: Console, files: Sequence[str]) -> None:
@@ -69,169 +70,237 @@ def render_sweep(report: Report, console: Console, files: Sequence[str]) -> None
     from rich.text import Text
 
     console.print(Text(report["name"], style="bold"))
-    _line(console, "Points", f"{report['points']:,}, {report['simulated']:,} simulated")
-    table = _table([*report["axes"], *(title for title, *_ in _COLUMNS), "holds", "front"],
-                   left=len(report["axes"]))  # fmt: skip
-    for row in report["rows"][:MOST_ROWS]:
-        axes = [_word(row["values"].get(axis)) for axis in report["axes"]]
-        if row["problem"]:
-            table.add_row(*axes, Text(row["problem"], style="dim", overflow="ellipsis"))
-            continue
-        figures = [_number(row["figures"][path]) for _, path, _ in _COLUMNS]
-        fronts = " ".join(name for name, on in row["fronts"].items() if on)
-        holds = {True: "yes", False: "no", None: "–"}[row["holds"]]
-        table.add_row(*axes, *figures, holds, fronts)
-    console.print(table)
-    more = len(report["rows"]) - MOST_ROWS
-    if more > 0:
-        console.print(f"{more:,} further points are in the files.")
-    for file in files:
-        _line(console, "Files", file)
+    good = [row for row in report["rows"] if not row["problem"]]
+    shown = good
+    if len(good) > MOST_ROWS:
+        shown = sorted(good, key=lambda row: not any(row["fronts"].values()))[:MOST_ROWS]
+    lines(console, [
+        ("Points", f"{report['points']:,}, of which {len(good):,} ran"),
+        *under("Must hold", ["; ".join(report["limits"])] if report["limits"] else []),
+    ])  # fmt: skip
+    if shown:
+        console.print()
+        fitted(console, _points(report, shown), max(0, len(report["axes"]) - 1))
+        console.print()
+    told = []
+    if len(shown) < len(good):
+        told.append(("Rows", f"{len(shown)} of {len(good):,}, those on a front first; the files "
+                     "have all"))  # fmt: skip
+    if any(any(row["fronts"].values()) for row in shown):
+        told += under("On a front", [
+            f"{_LETTERS[front.name]}  {title(front.x)} against {title(front.y)}"
+            for front in FRONTS
+        ])  # fmt: skip
+    problems = Counter(row["problem"] for row in report["rows"] if row["problem"])
+    told += under(
+        "Did not run", [f"{count:,}: {text}" for text, count in problems.most_common(8)]
+    )
+    lines(console, told)
+    _files(console, files)
 
 
 def render_dry_run(found: Report, console: Console) -> None:
     """How large the work is."""
-    for title, text in _dry_lines(found):
-        _line(console, title, text)
-
-
-def _dry_lines(found: Report) -> list[tuple[str, str]]:
-    lines = []
+    told = []
     if "space" in found:
-        lines.append(("Space", _space(found["space"])))
+        told += under("Space", space_lines(found["space"]))
     if "points" in found:
-        lines.append(("Points", f"{found['points']:,}"))
+        told.append(("Points", f"{found['points']:,}"))
     about = "about " if "space" in found else ""
-    seconds = found["estimated_s"]
-    time = "unknown" if seconds is None else duration(seconds)
-    lines.append(("Work", f"{about}{found['simulations']:,} simulations, {time} with "
-                  f"{found['workers']} workers"))  # fmt: skip
-    return lines
+    seconds, workers = found["estimated_s"], found["workers"]
+    time = "time unknown" if seconds is None else f"about {duration(float(f'{seconds:.2g}'))}"
+    told.append(("Work", f"{about}{found['simulations']:,} simulations, {time} with "
+                 f"{workers} worker{'s' if workers > 1 else ''}"))  # fmt: skip
+    lines(console, told)
 
 
-def _asked(report: Report) -> str:
-    asked = report["asked"]
-    limits = ", ".join(limit["text"] for limit in asked["constraints"])
-    extra = []
-    if asked["headroom"]:
-        extra.append(f"{100 * asked['headroom']:.0f}% headroom")
-    if asked["spare_replicas"]:
-        count = asked["spare_replicas"]
-        extra.append(f"{count} replica{'s' if count > 1 else ''} may be missing")
+# --- sentences -----------------------------------------------------------------------------------
+
+
+def under(label: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Lines that share one label."""
+    return [(label if place == 0 else "", text) for place, text in enumerate(texts)]
+
+
+def _limits_of(asked: Report) -> list[str]:
+    limits = [limit["text"] for limit in asked["constraints"]]
+    found = [" · ".join(limits)]
+    terms = bearing(asked)
+    if terms:
+        found.append(f"with {terms}")
     if asked["judge"] == "pessimistic":
-        extra.append("at the bad end of the predictions' interval")
-    words = " · ".join([asked["model"], limits, *extra])
-    return f"{words} · best is the {_best(asked)}"
+        found.append("at the bad end of the predictions' 80% interval")
+    return found
+
+
+def bearing(asked: Report) -> str:
+    """``20% more traffic and 1 replica missing``; empty where no more is asked than the traffic."""
+    words = []
+    if asked["headroom"]:
+        words.append(f"{100 * asked['headroom']:g}% more traffic")
+    count = asked["spare_replicas"]
+    if count:
+        words.append(f"{count} replica{'s' if count > 1 else ''} missing")
+    return " and ".join(words)
 
 
 def _best(asked: Report) -> str:
     sign = "lowest" if asked["objective"]["sign"] > 0 else "highest"
-    return f"{sign} {asked['objective']['metric'].replace('_', ' ')}"
+    return f"{sign} {asked['objective']['label']}"
 
 
-def _space(space: Report) -> str:
-    words = [f"{space['deployments']:,} deployments of {space['kinds']:,} kinds"]
+def space_lines(space: Report) -> list[str]:
+    """How many deployments there are, and why others are not."""
+    found = [f"{space['deployments']:,} deployments of {space['kinds']:,} kinds"]
     gone = space["kinds"] - space["kinds_that_run"]
     if gone:
-        words.append(f"{gone:,} kinds cannot run (most: {space['problems'][0]['problem']})")
+        first = space["problems"][0]
+        most = "" if len(space["problems"]) == 1 else f"{first['kinds']:,} of them: "
+        found.append(f"{gone:,} kinds cannot run; {most}{first['problem']}")
     if space["ruled_out_by_bounds"]:
-        words.append(f"{space['ruled_out_by_bounds']:,} ruled out by bounds")
-    return " · ".join(words)
+        closest = space["ruled_out"][0]["closest"]
+        found.append(f"{space['ruled_out_by_bounds']:,} ruled out unsimulated, such as: {closest}")
+    return found
 
 
-def _search(search: Report) -> str:
-    words = [
-        f"{search['simulations']:,} simulations of {search['deployments_simulated']:,} deployments",
-        f"{search['hold']:,} hold",
-        f"{search['fail']:,} fail",
-    ]
+def search_line(search: Report) -> str:
+    """How many were simulated, and with what verdicts."""
+    verdicts = [f"{search['hold']:,} hold", f"{search['fail']:,} fail"]
     if search["too_close_to_call"]:
-        words.append(f"{search['too_close_to_call']:,} too close to call")
-    return " · ".join(words)
+        verdicts.append(f"{search['too_close_to_call']:,} too close to call")
+    return (
+        f"{search['simulations']:,} simulations of {search['deployments_simulated']:,} "
+        f"deployments: {', '.join(verdicts)}"
+    )
 
 
-def _costs(winner: Report) -> str:
+def costs(winner: Report) -> str:
+    """Price and power of a deployment, with the interval of what is predicted."""
     figures = winner["figures"]
     words = []
     if winner["usd_per_hour"] is not None:
         least = "" if winner["replicas"] else "at least "
-        words.append(f"{least}${winner['usd_per_hour']:,.2f} an hour")
+        words.append(f"{least}{money(winner['usd_per_hour'])} an hour")
     tokens = figures["cost.usd_per_million_output_tokens"]
     if tokens and tokens["mean"] is not None:
-        words.append(f"${tokens['mean']:,.2f} per million output tokens{_within(tokens, '$')}")
+        words.append(f"{money(tokens['mean'])} per million output tokens{_within(tokens)}")
     power = figures["energy.power_w_mean"]
     if power and power["mean"] is not None:
-        words.append(f"{power['mean'] / 1e3:,.2f} kW")
+        words.append(f"{number(power['mean'] / 1e3)} kW")
     return " · ".join(words)
 
 
-def _within(figure: Report, sign: str = "") -> str:
+def _within(figure: Report) -> str:
     if not figure.get("interval"):
         return ""
     low, high = figure["interval"]
-    return f" (80% within {sign}{low:,.3g}–{sign}{high:,.3g})"
+    return f" (80% within {money(low)}–{money(high)})"
 
 
-def _deployments(found: Sequence[Report], report: Report) -> Table:
+def difference(entry: Report) -> str:
+    """How a runner-up's objective compares with the winner's: ``+4.3%``, ``tie``."""
+    against = entry.get("than_winner")
+    if against is None:
+        return ""
+    share, half = against["difference"], against["half"]
+    if share is None:
+        return NOTHING
+    spread = f" ± {100 * half:.1f}" if half else ""
+    return f"{100 * share:+.1f}{spread}%{' tie' if against['tie'] else ''}"
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def _deployments(found: Sequence[Report], report: Report) -> list[Column]:
     objective = report["asked"]["objective"]
-    table = _table(["", "deployment", objective["metric"].replace("_", " "),
-                    *(title for title, *_ in _COLUMNS)], left=2)  # fmt: skip
-    for place, entry in enumerate(found, 1):
-        value = amount(entry["objective"]["mean"], objective["path"])
-        tie = " (tie)" if place > 1 and entry["than_winner"]["tie"] else ""
-        figures = [
-            _number((entry["figures"].get(path) or {}).get("mean")) for _, path, _ in _COLUMNS
-        ]
-        table.add_row(str(place), entry["label"], f"{value}{tie}", *figures)
-    return table
+    columns = [
+        Column("", [str(place) for place in range(1, len(found) + 1)], left=True),
+        Column("deployment", [entry["label"] for entry in found], left=True),
+        Column(objective["label"], [
+            amount(entry["objective"]["mean"], objective["path"]) for entry in found
+        ]),
+        Column("to the best", [difference(entry) for entry in found]),
+    ]  # fmt: skip
+    for name, of, path in _COLUMNS:
+        if path != objective["path"]:
+            means = [(entry["figures"].get(path) or {}).get("mean") for entry in found]
+            columns.append(Column(f"{name}\n{of}", [number(m) for m in means], optional=True))
+    return columns
 
 
-def _limits(winner: Report) -> Table:
-    table = _table(["limit", "value", "80% within (seeds)", "room", "bad end"], left=1)
-    for limit in winner["limits"]:
-        half = limit["half"]
-        spread = "" if half is None or limit["mean"] is None else (
-            f"{limit['mean'] - half:,.4g}–{limit['mean'] + half:,.4g}"
-        )  # fmt: skip
-        room = "" if limit["excess"] is None else f"{-100 * limit['excess']:.0f}%"
-        end = _number(limit["bad_end"]) + ("" if limit["sure"] else " ✗")
-        table.add_row(limit["text"], _number(limit["mean"]), spread, room, end)
-    return table
+def _limits(winner: Report) -> list[Column]:
+    limits = winner["limits"]
+
+    def spread(limit: Report) -> str:
+        if limit["mean"] is None or limit["half"] is None:
+            return NOTHING
+        low, high = limit["mean"] - limit["half"], limit["mean"] + limit["half"]
+        return f"{amount(low, '')}–{amount(high, limit['path'])}"
+
+    def room(limit: Report) -> str:
+        return NOTHING if limit["excess"] is None else f"{-100 * limit['excess']:.0f}%"
+
+    return [
+        Column("limit", [limit["text"] for limit in limits], left=True),
+        Column("value", [amount(limit["mean"], limit["path"]) for limit in limits]),
+        Column("80% within\n(seeds)", [spread(limit) for limit in limits], optional=True),
+        Column("room", [room(limit) for limit in limits]),
+        Column("bad end of\nprediction", [
+            f"{amount(limit['bad_end'], limit['path'])} {'✓' if limit['sure'] else '✗'}"
+            for limit in limits
+        ]),
+    ]  # fmt: skip
 
 
-def _closest(trials: Sequence[Report]) -> Table:
-    table = _table(["deployment", "misses most", "value", "by"], left=2)
-    known = [trial for trial in trials if trial["worst"] and trial["worst"]["excess"] is not None]
-    for trial in sorted(known, key=lambda trial: trial["worst"]["excess"])[:5]:
-        worst = trial["worst"]
-        value = "ended early" if worst["value"] is None else _number(worst["value"])
-        table.add_row(trial["label"], worst["limit"], value, f"{100 * worst['excess']:.0f}%")
-    return table
+def _closest(trials: Sequence[Report]) -> list[Column]:
+    known = [trial for trial in trials if trial["worst"]]
+
+    def missed(trial: Report) -> float:
+        excess = trial["worst"]["excess"]
+        return float("inf") if excess is None else float(excess)
+
+    shown = sorted(known, key=missed)[:5]
+    return [
+        Column("closest deployments", [trial["label"] for trial in shown], left=True),
+        Column("why not", [trial["ended_early"] or trial["worst"]["text"] for trial in shown],
+               left=True),
+    ]  # fmt: skip
 
 
-def _table(columns: Sequence[str], *, left: int) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), collapse_padding=True, show_edge=False)
-    for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position < left else "right")
-    return table
-
-
-def _line(console: Console, title: str, text: str) -> None:
-    from rich.table import Table
-
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=11, no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_row(title, text)
-    console.print(grid)
-
-
-def _number(value: Any) -> str:
-    return number(value) if isinstance(value, int | float) else "–"
+def _points(report: Report, rows: Sequence[Report]) -> list[Column]:
+    axes = report["axes"]
+    last = [axis.rpartition(".")[2] for axis in axes]
+    names = [short if last.count(short) == 1 else axis for axis, short in zip(axes, last)]  # noqa: B905
+    columns = [
+        Column(name, [word(row["values"].get(axis)) for row in rows], left=True)
+        for axis, name in zip(axes, names, strict=True)
+    ]
+    for name, of, path in _COLUMNS:
+        cells = [number(row["figures"][path]) for row in rows]
+        columns.append(Column(f"{name}\n{of}", cells, optional=True))
+    if any(row["holds"] is not None for row in rows):
+        verdicts = {True: "yes", False: "no", None: NOTHING}
+        columns.append(Column("holds", [verdicts[row["holds"]] for row in rows]))
+    marks = [
+        "".join(letter if row["fronts"].get(name) else "·" for name, letter in _LETTERS.items())
+        for row in rows
+    ]
+    return [*columns, Column("front", marks)]
 
 
-def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+def word(value: Any) -> str:
+    """A value of an axis, short."""
+    from simulator.planner.space import value_words
+
+    if value is None:
+        return NOTHING
+    if isinstance(value, list):
+        return ", ".join(map(word, value))
+    return value_words(value)
+
+
+def _files(console: Console, files: Sequence[str]) -> None:
+    if files:
+        console.print()
+        lines(console, under("Files", files))
