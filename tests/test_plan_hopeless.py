@@ -141,7 +141,7 @@ def test_an_overloaded_run_ends_after_a_part_of_it() -> None:
     assert ended.summary["run"]["interrupted"]
     assert ended.hopeless in ended.summary["warnings"][0]
     # 950 count; the 99th percentile lies at index floor(949 · 0.99) = 939 of 0 to 949.
-    assert ended.hopeless.startswith("ttft_ms.p99 ≤ 200: ")
+    assert ended.hopeless.startswith("TTFT p99 ≤ 200 ms: ")
     assert ended.hopeless.endswith(" of 950 requests are above, 10 may be")
     assert not whole.hopeless
     assert not ended.problem
@@ -161,5 +161,5 @@ def test_the_end_of_a_run_leaves_a_whole_record() -> None:
     limit = Constraint(metric="e2e_ms.p50", max=2500.0)
     result = simulate(made, intervals=False, watch=watch_for([limit], made))
     assert result.record.interrupted
-    assert "e2e_ms.p50 ≤ 2500" in result.record.reason
+    assert "E2E latency p50 ≤ 2,500 ms" in result.record.reason
     result.check_integrity()

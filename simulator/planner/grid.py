@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _LABEL = 11
 _GAP = 2
-_NARROWEST = 24
+_NARROWEST = 40
 """Of a column of text that has to wrap."""
 
 
@@ -88,7 +88,9 @@ def _least(columns: Sequence[Column], long: Column) -> int:
     """Columns of the screen that a table needs."""
     texts = [column for column in columns if column is not long]
     own = min(long.width, _NARROWEST)
-    return own + sum(column.width for column in texts) + _GAP * len(columns)
+    return (
+        own + sum(column.width for column in texts) + (_GAP + 1) * len(columns)
+    )  # and a blank of the box
 
 
 def _last_optional(columns: Sequence[Column]) -> Column | None:

@@ -121,7 +121,6 @@ def judge(
     return Verdict(_state(found, outcomes, most_seeds), tuple(found), len(outcomes))
 
 
-
 class Rule(Constraint):
     """What must hold though no plan says so; its metric is a sentence rather than a figure."""
 

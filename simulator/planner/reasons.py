@@ -82,7 +82,8 @@ def _failed(name: str, trial: Trial) -> str:
         return f"{name} cannot be simulated: {verdict.problem}."
     hopeless = next((o.hopeless for o in trial.stress if o.hopeless), "")
     if hopeless:
-        return f"{name} fails: {hopeless}."
+        limit, _, why = hopeless.partition(": ")
+        return f"{name} fails by far: even {limit} is out of reach ({why})."
     assert verdict.worst is not None
     if verdict.state == "close":
         seeds = f"{verdict.seeds} seeds" if verdict.seeds > 1 else "one seed"

@@ -20,10 +20,10 @@ MOST_ROWS = 40
 """Of a sweep in the terminal; files have all."""
 
 _COLUMNS = (
-    ("TTFT p99", "ms", "latency.ttft_ms.p99"),
-    ("TPOT p99", "ms", "latency.tpot_ms.p99"),
+    ("TTFT", "p99 ms", "latency.ttft_ms.p99"),
+    ("TPOT", "p99 ms", "latency.tpot_ms.p99"),
     ("output", "tokens/s", "throughput.output_tokens_per_s"),
-    ("$ per M", "out tokens", "cost.usd_per_million_output_tokens"),
+    ("$ per M", "output", "cost.usd_per_million_output_tokens"),
     ("one user", "tokens/s", "throughput.output_tokens_per_s_per_user.p50"),
     ("energy", "J/token", "energy.joules_per_output_token"),
 )
@@ -51,13 +51,14 @@ def render_plan(report: Report, console: Console, files: Sequence[str]) -> None:
     console.print()
     if winner is None:
         console.print(Text("No deployment holds.", style="bold red"))
-        lines(console, under("Why", report["reasons"][:]))
+        lines(console, under("Why", report["reasons"]))
     else:
         console.print(Text(f"Take {winner['label']}", style="bold green"))
         lines(console, [("Costs", costs(winner)), *under("Why", report["reasons"])])
-        console.print()
+        terms = bearing(asked)
+        console.print("\nWith the traffic as it is:\n" if terms else "")
         fitted(console, _deployments([winner, *report["runners_up"]], report), 1)
-        console.print()
+        console.print(f"\nThe first, with {terms}:\n" if terms else "")
         fitted(console, _limits(winner), 0)
     if winner is None and any(trial["worst"] for trial in report["trials"]):
         console.print()
@@ -80,7 +81,9 @@ def render_sweep(report: Report, console: Console, files: Sequence[str]) -> None
     ])  # fmt: skip
     if shown:
         console.print()
-        fitted(console, _points(report, shown), max(0, len(report["axes"]) - 1))
+        columns = _points(report, shown)
+        widths = [column.width for column in columns[: len(report["axes"])]]
+        fitted(console, columns, widths.index(max(widths)) if widths else 0)
         console.print()
     told = []
     if len(shown) < len(good):
@@ -92,9 +95,7 @@ def render_sweep(report: Report, console: Console, files: Sequence[str]) -> None
             for front in FRONTS
         ])  # fmt: skip
     problems = Counter(row["problem"] for row in report["rows"] if row["problem"])
-    told += under(
-        "Did not run", [f"{count:,}: {text}" for text, count in problems.most_common(8)]
-    )
+    told += under("Did not run", [f"{count:,}: {text}" for text, count in problems.most_common(8)])
     lines(console, told)
     _files(console, files)
 
@@ -206,7 +207,7 @@ def difference(entry: Report) -> str:
     if share is None:
         return NOTHING
     spread = f" ± {100 * half:.1f}" if half else ""
-    return f"{100 * share:+.1f}{spread}%{' tie' if against['tie'] else ''}"
+    return f"{100 * share:+.1f}{spread}%{', tie' if against['tie'] else ''}"
 
 
 # --- tables --------------------------------------------------------------------------------------
@@ -217,16 +218,18 @@ def _deployments(found: Sequence[Report], report: Report) -> list[Column]:
     columns = [
         Column("", [str(place) for place in range(1, len(found) + 1)], left=True),
         Column("deployment", [entry["label"] for entry in found], left=True),
-        Column(objective["label"], [
-            amount(entry["objective"]["mean"], objective["path"]) for entry in found
-        ]),
-        Column("to the best", [difference(entry) for entry in found]),
-    ]  # fmt: skip
+        Column(objective["label"], [_objective(entry, objective["path"]) for entry in found]),
+    ]
     for name, of, path in _COLUMNS:
         if path != objective["path"]:
             means = [(entry["figures"].get(path) or {}).get("mean") for entry in found]
             columns.append(Column(f"{name}\n{of}", [number(m) for m in means], optional=True))
     return columns
+
+
+def _objective(entry: Report, path: str) -> str:
+    to_best = difference(entry)
+    return f"{amount(entry['objective']['mean'], path)}{f' ({to_best})' if to_best else ''}"
 
 
 def _limits(winner: Report) -> list[Column]:
@@ -244,7 +247,7 @@ def _limits(winner: Report) -> list[Column]:
     return [
         Column("limit", [limit["text"] for limit in limits], left=True),
         Column("value", [amount(limit["mean"], limit["path"]) for limit in limits]),
-        Column("80% within\n(seeds)", [spread(limit) for limit in limits], optional=True),
+        Column("80% within,\nover seeds", [spread(limit) for limit in limits], optional=True),
         Column("room", [room(limit) for limit in limits]),
         Column("bad end of\nprediction", [
             f"{amount(limit['bad_end'], limit['path'])} {'✓' if limit['sure'] else '✗'}"
