@@ -200,8 +200,8 @@ def test_the_highest_rate_of_mm1(start: float) -> None:
     assert found.factor is not None
     assert found.fails_at_factor is not None
     assert found.fails_at_factor / found.factor <= 1.05
-    assert found.limits == ("e2e_ms.mean ≤ 500",)
-    assert found.binding.startswith("e2e_ms.mean is 5")
+    assert found.limits == ("E2E latency mean ≤ 500 ms",)
+    assert found.binding.startswith("E2E latency mean is 5")
     assert len(work.done) == found.simulations < 30
 
 
@@ -245,7 +245,7 @@ def test_no_rate_holds() -> None:
     found = highest_rate(chat(), [limit], mm1(0.1), interval=False)
     assert found.rate_per_s is None
     assert found.factor is None
-    assert found.verdict.startswith("No rate holds: even at 0.2% of the traffic e2e_ms.mean")
+    assert found.verdict.startswith("No rate holds: even at 0.2% of the traffic E2E latency mean")
 
 
 def test_no_rate_is_too_high() -> None:

@@ -175,7 +175,7 @@ class PipelineCostModel:
         """See ``StepCostModel.binding``; of all stages, and of the way between them."""
         found: dict[str, dict[str, float]] = {}
         each = [model.binding(steps) for model in self.models]
-        for number in self._model_of:
+        for number in self.model_of:
             for name, seconds in each[number].items():
                 added(found.setdefault(name, {}), seconds)
         travel, latency = self._travel(steps)

@@ -9,13 +9,15 @@ from typing import Any
 
 from simulator.errors import UserError
 from simulator.planner.constraints import Constraint
-from simulator.planner.judge import Verdict, closeness, judge, limits_of
+from simulator.planner.judge import Rule, Verdict, closeness, judge, limits_of
 from simulator.planner.load_task import check_scalable, closed_loop_users, loads_of, task_at
+from simulator.planner.reasons import missed_words
 from simulator.planner.stretch import step_factors, stretched
 from simulator.planner.tasks import Outcome
+from simulator.planner.words import amount, title
 from simulator.planner.work import Workplace
 from simulator.results.definitions import value_at
-from simulator.results.format import number, percent
+from simulator.results.format import percent
 from simulator.scenario import Scenario
 
 TOLERANCE = 0.05
@@ -160,11 +162,13 @@ def _binding(verdict: Verdict) -> str:
     if worst is None:
         return ""
     limit, value = worst.constraint, worst.value
+    if isinstance(limit, Rule):
+        return missed_words(worst)
     if value is None:
-        return f"{limit.metric} is missed by far"
+        return f"{title(limit.path)} is missed by far"
     if limit.of_share and limit.metric.endswith("goodput_share"):
         return f"only {percent(value)} are{_of_class(limit)}"
-    return f"{limit.metric}{_of_class(limit)} is {number(value, 4)}"
+    return f"{title(limit.path)}{_of_class(limit)} is {amount(value, limit.path)}"
 
 
 def limit_words(limit: Constraint) -> str:
