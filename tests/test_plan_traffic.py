@@ -31,6 +31,7 @@ ARRIVALS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"start_per_s": 2.5, "end_per_s": 10.0, "over_s": 9.0},
     ),
     "diurnal": ({"rate_per_s": 2.0}, {"rate_per_s": 5.0, "peak_to_mean": 1.5}),
+    "rates": ({"intervals": [{"start_s": 0, "rate_per_s": 4}], "end_s": 60}, {"scale": 2.5}),
     "burst": ({}, {}),
     "closed_loop": ({"concurrency": 3}, {"concurrency": 8}),
 }

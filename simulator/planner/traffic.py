@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from simulator.errors import UserError
 from simulator.scenario.measurement import Measurement
+from simulator.scenario.rates import RatesArrivals
 from simulator.scenario.workload import (
     Arrivals,
     BatchWorkload,
@@ -89,6 +90,8 @@ def _arrivals(arrivals: Arrivals, factor: float) -> Arrivals:
                 "end_per_s": arrivals.end_per_s * factor,
             }
             return arrivals.model_copy(update=ends)
+        case RatesArrivals():
+            return arrivals.model_copy(update={"scale": arrivals.scale * factor})
         case BurstArrivals():
             return arrivals
         case ClosedLoopArrivals():
