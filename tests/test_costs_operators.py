@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from simulator.costs.operators import Collective, Demand, Experts, Operator, Shape
+from simulator.costs.rows import table_shape
 from simulator.errors import UserError
 from simulator.models import load_model, preset_names
 from simulator.models.counting import (
@@ -380,3 +381,13 @@ def test_parameters_of_the_toy_are_those_of_the_operators() -> None:
     held = sum(op.count * op.n * op.k for op in products_of)  # type: ignore[attr-defined]
     norms = 4096 * (2 * 32 + 1)
     assert held + embedding_parameters(DENSE) + norms == parameters(DENSE)
+
+
+def test_an_operator_that_tells_its_time_alone_tells_the_same() -> None:
+    tokens = np.array([0.0, 1.0, 3.0, 64.0, 65.0, 1000.0])
+    cost = cost_model(MOE, tp=2)
+    timed = [op for op in cost.operators if hasattr(op, "duration")]
+    assert {type(op).__name__ for op in timed} == {"Matmul", "Elementwise", "Collective"}
+    for op in timed:
+        at = table_shape(**{"sampled" if op.sampled else "tokens": tokens})
+        np.testing.assert_array_equal(op.duration(at), op.demand(at).seconds)

@@ -13,6 +13,8 @@ from simulator.costs.operators import Experts
 from simulator.costs.protocol import Chunk, LockstepCost, Work
 from simulator.models.layout import Layout
 from simulator.results.record import StepTable
+from simulator.scenario.load import load_scenario
+from simulator.simulation import simulate
 from tests.rig import DENSE, LATENT, MOE, cost_model, device, engine, limits, precision
 
 IDLE = Work(0, 0, 0, 0, (), 0)
@@ -167,3 +169,25 @@ def test_travel_is_part_of_the_account() -> None:
     assert {"dispatch", "combine"} <= set(work.operator_s)
     assert sum(map(travels, cost.operators)) == 2
     assert all(work.operator_s["dispatch"] > 0)
+
+
+def test_answers_to_a_prompt_on_other_ranks_are_queued_after_they_were_sent() -> None:
+    """Each rank has a front end, and that of a further answer has not seen the prompt."""
+    lengths = {
+        "kind": "independent",
+        "input": {"kind": "fixed", "tokens": 300},
+        "output": {"kind": "fixed", "tokens": 4},
+    }
+    scenario = load_scenario(
+        {
+            "model": "mixtral-8x7b", "hardware": "h100-sxm", "engine": "vllm",
+            "parallelism": {"dp": 2, "ep": 2},
+            "workload": {
+                "kind": "synthetic", "requests": 20, "samples": {"n": 2}, "lengths": lengths,
+                "arrivals": {"kind": "constant", "rate_per_s": 20.0},
+            },
+        }
+    )  # fmt: skip
+    result = simulate(scenario, intervals=False)
+    assert (result.record.queued_s > result.record.sent_s).all()
+    assert result.summary()["checks"]["violations"] == []

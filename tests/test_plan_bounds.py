@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from plan_storm import random_scenario
 
+from simulator.costs.model import StepCostModel
 from simulator.errors import UserError
 from simulator.planner.bounds import ReplicaBounds
-from simulator.planner.traffic import offered
+from simulator.planner.constraints import Constraint
+from simulator.planner.feasible import fits
+from simulator.planner.traffic import offered, scaled
 from simulator.resolution.pools import resolve_pools
 from simulator.results.definitions import value_at
 from simulator.scenario import Scenario
 from simulator.scenario.load import load_scenario
+from simulator.scenario.workload import ClosedLoopArrivals
 from simulator.simulation import simulate
 from simulator.workload import build_requests
+from tests.plan_storm import random_scenario
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STORM = 320
@@ -86,3 +91,164 @@ def test_no_random_run_beats_a_bound(block: int) -> None:
         complaints += [f"seed {seed}: {each}" for each in found]
     assert not complaints
     assert ran > STORM // 16, "most random scenarios should run"
+
+
+# --- what fits -----------------------------------------------------------------------------------
+
+
+def test_what_fits_is_what_can_be_simulated() -> None:
+    verdicts = set()
+    for seed in range(120):
+        mapping = random_scenario(seed)
+        mapping["workload"] = {
+            "kind": "synthetic", "requests": 1, "arrivals": {"kind": "burst"},
+            "lengths": {"kind": "independent", "input": {"kind": "fixed", "tokens": 8},
+                        "output": {"kind": "fixed", "tokens": 2}},
+        }  # fmt: skip
+        if seed % 2:
+            mapping["hardware"] = "l4"
+        scenario = load_scenario(mapping)
+        try:
+            simulate(scenario, intervals=False)
+            said = ""
+        except UserError as error:
+            said = error.what
+        assert fits(scenario) == said, seed
+        verdicts.add(bool(said))
+    assert verdicts == {True, False}
+
+
+def test_no_tables_are_made_for_what_is_only_looked_at() -> None:
+    scenario = load_scenario(random_scenario(0) | {"parallelism": {}, "engine": "vllm"})
+    (pool,) = resolve_pools(scenario)
+    cost = pool.resolved.cost
+    assert isinstance(cost, StepCostModel)
+    assert not cost._tokens_s
+    cost.decode(1, 10, 10, 0)
+    assert len(cost._tokens_s) == pool.deployment.limits.max_num_batched_tokens + 1
+
+
+# --- how near they are ---------------------------------------------------------------------------
+
+
+def chat(**more: Any) -> Scenario:
+    lengths = {
+        "kind": "independent",
+        "input": {"kind": "lognormal", "mean": 600, "cv": 0.7},
+        "output": {"kind": "lognormal", "mean": 120, "cv": 0.7},
+    }
+    workload = {
+        "kind": "synthetic", "requests": 400, "lengths": lengths,
+        "arrivals": {"kind": "poisson", "rate_per_s": 4.0},
+    }  # fmt: skip
+    mapping = {"model": "llama-3.1-8b", "hardware": "h100-sxm", "workload": workload}
+    return load_scenario(mapping | more)
+
+
+def crowd(factor: float) -> Scenario:
+    workload = chat().workload.model_copy(update={"requests": 3000})
+    return chat().model_copy(update={"workload": scaled(workload, factor)})
+
+
+def figure(scenario: Scenario, path: str) -> float:
+    value = value_at(simulate(scenario, intervals=False).summary(), path)
+    assert value is not None
+    return float(value)
+
+
+@pytest.mark.parametrize("parallelism", [{}, {"tp": 4}, {"pp": 2}, {"tp": 2, "cp": 2}])
+@pytest.mark.parametrize("metric", ["ttft_ms", "tpot_ms", "e2e_ms"])
+def test_the_least_latency_is_almost_that_of_requests_alone(
+    parallelism: dict[str, int], metric: str
+) -> None:
+    """One user at a time has a replica to himself."""
+    scenario = chat(parallelism=parallelism, measurement={"warmup_fraction": 0.0})
+    alone = scenario.model_copy(
+        update={
+            "workload": scenario.workload.model_copy(
+                update={"arrivals": ClosedLoopArrivals(concurrency=1), "requests": 60}
+            )
+        }
+    )
+    for statistic in ("p50", "p99"):
+        path = f"latency.{metric}.{statistic}"
+        least = float(bounds_of(alone).floor(path, [1])[0])
+        assert 0.8 * figure(alone, path) < least <= figure(alone, path)
+
+
+def test_drafts_that_are_always_accepted_come_near_the_least() -> None:
+    drafts = {"kind": "ngram", "tokens": 3, "acceptance": 1.0}
+    scenario = chat(engine={"profile": "vllm", "speculative": drafts})
+    alone = scenario.model_copy(
+        update={
+            "workload": scenario.workload.model_copy(
+                update={"arrivals": ClosedLoopArrivals(concurrency=1), "requests": 60}
+            )
+        }
+    )
+    path = "latency.e2e_ms.p50"
+    least = float(bounds_of(alone).floor(path, [1])[0])
+    assert 0.7 * figure(alone, path) < least <= figure(alone, path)
+
+
+@pytest.mark.parametrize("metric", ["ttft_ms", "e2e_ms"])
+def test_the_wait_of_too_much_traffic_is_foreseen(metric: str) -> None:
+    """Four times what a replica can do: all wait for what came before."""
+    light, heavy = crowd(1.0), crowd(60.0)
+    bounds = bounds_of(heavy)
+    assert bounds.load > 4.0
+    for statistic in ("mean", "p99"):
+        path = f"latency.{metric}.{statistic}"
+        least = float(bounds.floor(path, [1])[0])
+        assert least > 5 * float(bounds_of(light).floor(path, [1])[0])
+        assert least <= figure(heavy, path)
+    assert least > 0.5 * figure(heavy, path)
+
+
+def test_more_replicas_bound_less() -> None:
+    heavy = crowd(60.0)
+    bounds = bounds_of(heavy)
+    for path in ("latency.ttft_ms.p99", "latency.e2e_ms.mean"):
+        found = bounds.floor(path, [1, 2, 3, 4, 8])
+        assert (np.diff(found) <= 0).all()
+        assert found[0] > found[-1]
+    assert (np.diff(bounds.ceiling("throughput.requests_per_s", [1, 2, 3])) >= 0).all()
+    each = [float(bounds.floor("latency.e2e_ms.p90", [n])[0]) for n in (1, 2, 3)]
+    np.testing.assert_allclose(bounds.floor("latency.e2e_ms.p90", [1, 2, 3]), each, rtol=1e-12)
+
+
+def test_fewer_replicas_than_the_least_fall_behind() -> None:
+    heavy = crowd(60.0)
+    bounds = bounds_of(heavy)
+    least = bounds.least_replicas()
+    assert least == math.ceil(bounds.load)
+    few = heavy.model_copy(
+        update={"deployment": heavy.deployment.model_copy(update={"replicas": least - 1})}
+    )
+    result = simulate(few, intervals=False)
+    comes_s = np.ptp(result.record.sent_s)
+    assert result.record.end_s > bounds.load / (least - 1) * comes_s > comes_s
+
+
+def test_what_no_bound_rules_out_is_possible() -> None:
+    bounds = bounds_of(chat(slo={"ttft_ms": 1000.0}))
+    replicas = [1, 2, 3]
+
+    def possible(**limit: Any) -> list[bool]:
+        return list(bounds.possible([Constraint(**limit)], replicas))
+
+    assert possible(metric="tpot_ms.p50", max=1.0) == [False] * 3
+    assert possible(metric="tpot_ms.p50", max=100.0) == [True] * 3
+    price = float(bounds.floor("cost.usd_per_hour", [1])[0])
+    assert possible(metric="cost.usd_per_hour", max=2.5 * price) == [True, True, False]
+    assert possible(metric="throughput.requests_per_s", min=100.0) == [False] * 3
+    assert possible(metric="kv_cache.use_mean", max=0.0) == [True] * 3
+
+
+def test_what_is_unknown_is_not_bounded() -> None:
+    bounds = bounds_of(chat(deployment={"timeout_s": 5.0}))
+    assert not bounds.certain
+    shortest = bounds.alone.ttft_s.min()
+    assert bounds.floor("latency.ttft_ms.p99", [1])[0] == pytest.approx(1e3 * shortest)
+    assert bounds.floor("kv_cache.use_mean", [1, 2]).tolist() == [0.0, 0.0]
+    assert np.isinf(bounds.ceiling("utilization.mfu", [1, 2])).all()

@@ -60,21 +60,7 @@ def check_requests(
         DoesNotFitError: there are such requests and ``oversized`` is ``error``; or the limits
             contradict each other.
     """
-    if limits.max_num_batched_tokens < limits.decode_tokens:
-        if limits.speculation is not None:
-            raise DoesNotFitError(
-                f"up to {limits.decode_tokens} tokens of decoding sequences, drafts included, do "
-                f"not fit into a step of max_num_batched_tokens ({limits.max_num_batched_tokens})",
-                where="engine.speculative",
-                hint="lower speculative.max_batch, speculative.tokens or max_num_seqs, or raise "
-                "max_num_batched_tokens",
-            )
-        raise DoesNotFitError(
-            f"max_num_batched_tokens ({limits.max_num_batched_tokens}) is below max_num_seqs "
-            f"({limits.max_num_seqs}), so that not every running sequence could decode a token",
-            where="engine",
-            hint="raise the first or lower the second",
-        )
+    check_limits(limits)
     prompt, output = requests.input_tokens, requests.output_tokens
     total = prompt + output
     too_long = total > limits.max_model_len
@@ -102,6 +88,29 @@ def check_requests(
             "the limit, or set deployment.oversized_requests: reject",
         )  # fmt: skip
     return bad if requests.answers is None else requests.answers.of_requests(bad)
+
+
+def check_limits(limits: Limits) -> None:
+    """Makes sure that all running sequences can decode in one step.
+
+    Raises:
+        DoesNotFitError: they cannot.
+    """
+    if limits.max_num_batched_tokens < limits.decode_tokens:
+        if limits.speculation is not None:
+            raise DoesNotFitError(
+                f"up to {limits.decode_tokens} tokens of decoding sequences, drafts included, do "
+                f"not fit into a step of max_num_batched_tokens ({limits.max_num_batched_tokens})",
+                where="engine.speculative",
+                hint="lower speculative.max_batch, speculative.tokens or max_num_seqs, or raise "
+                "max_num_batched_tokens",
+            )
+        raise DoesNotFitError(
+            f"max_num_batched_tokens ({limits.max_num_batched_tokens}) is below max_num_seqs "
+            f"({limits.max_num_seqs}), so that not every running sequence could decode a token",
+            where="engine",
+            hint="raise the first or lower the second",
+        )
 
 
 def _largest_that_fits(layout: KvLayout, most: int) -> int:

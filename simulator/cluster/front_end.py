@@ -55,8 +55,8 @@ class FrontEnd:
         times = self._times
         start = self._free_s if self._free_s > now else now
         if not sequence.follows:  # further answers to a prompt need no second look at it
-            self._free_s = start + times.busy_s + times.busy_s_per_token * sequence.prompt
-        ready = self._free_s + times.request_s
+            start = self._free_s = start + times.busy_s + times.busy_s_per_token * sequence.prompt
+        ready = start + times.request_s
         self._queued_s[sequence.index] = ready
         self._inside.append((ready, sequence))
         if len(self._inside) == 1:

@@ -23,12 +23,12 @@ from functools import reduce
 
 import numpy as np
 
-from simulator.costs.least import ROUNDING, LeastSteps
+from simulator.costs.least import ROUNDING, LeastSteps, Lines
 from simulator.costs.least_requests import Least
 from simulator.costs.protocol import Floats
-from simulator.costs.stretches import DecodeTable, PromptAttention
+from simulator.costs.stretches import PromptAttention
 
-_SLOPES = 17
+_SLOPES = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,14 +222,13 @@ def _near(prompts: PromptAttention | None, line: int) -> Burden:
 
 
 def _decoding(steps: LeastSteps, gain: int) -> Iterator[Burden]:
-    parts, most = steps.parts, steps.setting.sequences
     for apart in (False, True):
         found = Burden()
-        if parts.full is not None:
-            each, token = _slopes(parts.full, most, apart=apart)
+        if steps.full is not None:
+            each, token = _slopes(steps.full, apart=apart)
             found += Burden(later=each / gain, context=token / gain)
-        if parts.local is not None:
-            each, token = _slopes(parts.local, most, apart=apart)
+        if steps.local is not None:
+            each, token = _slopes(steps.local, apart=apart)
             found += Burden(later=each / gain, near_context=token / gain)
         if gain > 1:
             # The tokens of a step share what its sequence looks back at from the first of them.
@@ -240,13 +239,12 @@ def _decoding(steps: LeastSteps, gain: int) -> Iterator[Burden]:
         yield found
 
 
-def _slopes(table: DecodeTable, most: int, *, apart: bool) -> tuple[float, float]:
+def _slopes(lines: Lines, *, apart: bool) -> tuple[float, float]:
     """Least seconds of a decoding sequence, and of a token of its context; with ``apart`` the first
     is what there is without context, otherwise nothing."""
-    values, slopes = table.lines(most)
-    sequences = np.arange(1.0, most + 1)[:, None]
-    knots = np.asarray(table.knots, dtype=np.float64)
-    without = values[:, :1] if apart else np.zeros((most, 1))
+    knots, values, slopes = lines
+    sequences = np.arange(1.0, len(values) + 1)[:, None]
+    without = values[:, :1] if apart else np.zeros((len(values), 1))
     each = float((without / sequences).min())
     token = float(slopes[:, -1].min())
     if len(knots) > 1:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,6 +52,15 @@ class Setting:
     longest: int
     preempts: bool
     whole: bool
+
+
+class Lines(NamedTuple):
+    """Attention of 1, 2, … decoding sequences: straight lines from each of ``knots`` tokens a
+    sequence on. Shapes of the others (sequences, knots): seconds there, and for a token more."""
+
+    knots: Floats
+    values: Floats
+    slopes: Floats
 
 
 class LeastSteps:
@@ -233,6 +243,21 @@ class LeastSteps:
             steps = np.minimum(steps, self._recomputed_s())
         return ROUNDING * np.maximum.accumulate(steps)
 
+    @cached_property
+    def full(self) -> Lines | None:
+        """Attention of decoding sequences in layers that see everything; None without any."""
+        return self._lines(self.parts.full)
+
+    @cached_property
+    def local(self) -> Lines | None:
+        """The same of layers that see what is near."""
+        return self._lines(self.parts.local)
+
+    def _lines(self, table: DecodeTable | None) -> Lines | None:
+        if table is None:
+            return None
+        return Lines(np.asarray(table.knots), *table.lines(self.setting.sequences))
+
     def _looking_back(self, sequences: Ints, contexts: Ints) -> Floats:
         """Attention of ``sequences`` of which one has a context and the others the least. Shape
         (contexts, sequences)."""
@@ -240,13 +265,13 @@ class LeastSteps:
         ahead = self.parts.drafts * sequences
         own = contexts[:, None]
         total = np.zeros((len(contexts), len(sequences)))
-        if self.parts.full is not None:
-            total += _at(self.parts.full, sequences, own + (sequences - 1) * others + ahead)
-        if self.parts.local is not None:
+        if self.full is not None:
+            total += _at(self.full, sequences, own + (sequences - 1) * others + ahead)
+        if self.local is not None:
             chunked, span = self.local_is_chunked, self.local_span
             own = np.ones_like(own) if chunked else np.minimum(own, span)
             near = 1 if chunked else min(others, span)
-            total += _at(self.parts.local, sequences, own + (sequences - 1) * near + ahead)
+            total += _at(self.local, sequences, own + (sequences - 1) * near + ahead)
         return total
 
     def _recomputed_s(self) -> Floats:
@@ -297,11 +322,10 @@ def _least_from(seconds: Floats) -> Floats:
     return found
 
 
-def _at(table: DecodeTable, sequences: Ints, context: Ints) -> Floats:
+def _at(lines: Lines, sequences: Ints, context: Ints) -> Floats:
     """Seconds for so many sequences with so much context in all; shapes (sequences,) and
     (contexts, sequences)."""
-    values, slopes = table.lines(int(sequences[-1]))
-    knots = np.asarray(table.knots)
+    knots, values, slopes = lines
     each = context / sequences
     place = np.clip(np.searchsorted(knots, each, side="right") - 1, 0, len(knots) - 1)
     row = sequences - 1

@@ -139,9 +139,9 @@ class LockstepCostModel(StepCostModel):
     def _own_s(self, work: Work, padded: int) -> tuple[float, float, int]:
         """Device seconds of what is a rank's own, their growth, and steps for which that holds."""
         if padded >= len(self._tokens_s):
-            self._grow_tokens(2 * padded)
+            self._reach_tokens(padded)
         if work.sampled >= len(self._sampled_s):
-            self._grow_sampled(2 * work.sampled)
+            self._reach_sampled(work.sampled)
         seconds = self._tokens_s[padded] + self._sampled_s[work.sampled]
         if work.chunks:
             seconds += self._attend(work.chunks)
@@ -166,7 +166,7 @@ class LockstepCostModel(StepCostModel):
     def _common_s(self, most: int, total: int) -> float:
         """Experts of ``total`` tokens, which travel from and to ranks that have ``most`` each."""
         if most >= len(self._travel_s):
-            self._grow_tokens(2 * most)
+            self._reach_tokens(most)
         return self._experts(total) + self._travel_s[most]
 
     # --- tables ----------------------------------------------------------------------------------

@@ -142,8 +142,7 @@ class StepCostModel:
         self._sampled_ops = [op for op in self.operators if _sampled(op)]
         self._tokens_s: list[float] = []
         self._sampled_s: list[float] = []
-        self._grow_tokens(limits.max_num_batched_tokens)
-        self._grow_sampled(limits.max_num_seqs)
+        self._usual = limits.max_num_batched_tokens, limits.max_num_seqs
         self._full_prompts = PromptAttention.of([op for op in self._prefill_ops if not op.local])
         self._local_prompts = PromptAttention.of([op for op in self._prefill_ops if op.local])
         self._scans = PromptScans.of([op for op in self.operators if isinstance(op, RecurrentScan)])
@@ -222,9 +221,9 @@ class StepCostModel:
             emit += self._emit_s * (self._gain - 1.0) * sequences
         padded, floor = self._padding(total, mixed=True)
         if padded >= len(self._tokens_s):
-            self._grow_tokens(2 * padded)
+            self._reach_tokens(padded)
         if sampled >= len(self._sampled_s):
-            self._grow_sampled(2 * sampled)
+            self._reach_sampled(sampled)
         device = self._tokens_s[padded] + self._sampled_s[sampled]
         if sequences:
             batch = self._batches.get(sequences) or self._batch(sequences)
@@ -266,6 +265,16 @@ class StepCostModel:
         """Whether an operator's tokens are those that a rank plans."""
         return True
 
+    def _reach_tokens(self, tokens: int) -> None:
+        """Tables up to the limits of a step when they are first asked for, which many deployments
+        never are; up to twice as many tokens where padding or drafts exceed the limits."""
+        usual = self._usual[0]
+        self._grow_tokens(usual if tokens <= usual else 2 * tokens)
+
+    def _reach_sampled(self, sampled: int) -> None:
+        usual = self._usual[1]
+        self._grow_sampled(usual if sampled <= usual else 2 * sampled)
+
     def _grow_tokens(self, most: int) -> None:
         self._tokens_s = table(self._token_ops, most + 1)
 
@@ -285,9 +294,9 @@ class StepCostModel:
         tokens = sequences * (1 + self._drafts)
         padded, floor = self._padding(tokens, mixed=False)
         if padded >= len(self._tokens_s):
-            self._grow_tokens(2 * padded)
+            self._reach_tokens(padded)
         if tokens >= len(self._sampled_s):
-            self._grow_sampled(2 * tokens)
+            self._reach_sampled(tokens)
         ahead = self._drafts * sequences
         on_host = self._host_step + (self._host_seq + self._host_token) * sequences
         on_host += self._host_token * ahead
@@ -308,6 +317,10 @@ class StepCostModel:
 
     def parts(self) -> CostParts:
         """What steps are made of; see ``CostParts``."""
+        if not self._tokens_s:
+            self._reach_tokens(0)
+        if not self._sampled_s:
+            self._reach_sampled(0)
         return CostParts(
             tokens_s=self._tokens_s,
             sampled_s=self._sampled_s,

@@ -128,13 +128,38 @@ class Matmul:
         """Time and work for each step."""
         m = shape.sampled if self.sampled else shape.tokens
         some = present(m)
+        flops, moved, converted = self._asked(m, some)
+        efficiency, bandwidth = self.efficiency, self.device.bandwidth
+        memory = moved / (efficiency.bandwidth * bandwidth)
+        memory = memory + converted / ((efficiency.conversion or 1.0) * bandwidth)
+        return scaled(
+            self.count, self._each_s(m, some, flops, moved, converted), flops, moved, 0.0 * flops,
+            compute=flops / (efficiency.compute * self.peak), memory=memory,
+            latency=efficiency.overhead_s * some,
+        )  # fmt: skip
+
+    def duration(self, shape: Shape) -> Floats:
+        """What ``demand`` has as ``seconds``, to the last bit, and nothing else."""
+        m = shape.sampled if self.sampled else shape.tokens
+        some = present(m)
+        return self.count * self._each_s(m, some, *self._asked(m, some))
+
+    def _asked(self, m: Floats, some: Floats) -> tuple[Floats, Floats, Floats]:
+        """FLOPs, bytes, and bytes to convert inputs, of one product."""
         flops = 2.0 * self.density * m * self.n * self.k
         inputs = m * self.k * self.input_bytes
         outputs = m * self.n * max(2.0, self.input_bytes)
         moved = inputs + outputs + self.n * self.k * self.weight_bytes * some
         converted = m * self.k * (2.0 + self.input_bytes) if self.input_bytes < 2.0 else 0.0 * m
+        return flops, moved, converted
+
+    def _each_s(
+        self, m: Floats, some: Floats, flops: Floats, moved: Floats, converted: Floats
+    ) -> Floats:
         factor = self.efficiency.factor(m=m, n=self.n, k=self.k)
-        return _product(self, some, flops, moved, converted, factor)
+        bandwidth, peak = self.device.bandwidth, self.peak
+        seconds = self.efficiency.seconds(moved, flops, converted, bandwidth, peak, factor)
+        return seconds * some
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,25 +237,6 @@ _LOG_LOADS = np.arange(-14.0, 20.0, 1 / 16)
 """Logarithms of tokens an expert between which time is interpolated."""
 
 
-def _product(
-    op: Matmul,
-    some: Floats,
-    flops: Floats,
-    moved: Floats,
-    converted: Floats,
-    factor: Floats | float,
-) -> Demand:
-    efficiency, bandwidth, peak = op.efficiency, op.device.bandwidth, op.peak
-    seconds = efficiency.seconds(moved, flops, converted, bandwidth, peak, factor) * some
-    memory = moved / (efficiency.bandwidth * bandwidth)
-    memory = memory + converted / ((efficiency.conversion or 1.0) * bandwidth)
-    return scaled(
-        op.count, seconds, flops, moved, 0.0 * flops,
-        compute=flops / (efficiency.compute * peak), memory=memory,
-        latency=efficiency.overhead_s * some,
-    )  # fmt: skip
-
-
 @dataclass(frozen=True, slots=True)
 class Elementwise:
     """``count`` kernels that only move data: norms, rotation, activations, sampling."""
@@ -252,13 +258,20 @@ class Elementwise:
         m = shape.sampled if self.sampled else shape.tokens
         some = present(m)
         moved = m * self.bytes_per_token
-        factor = self.efficiency.factor(moved=moved)
-        seconds = self.efficiency.seconds(moved, self.device.bandwidth, factor) * some
         return scaled(
-            self.count, seconds, 0.0 * moved, moved, 0.0 * moved,
+            self.count, self._each_s(moved, some), 0.0 * moved, moved, 0.0 * moved,
             memory=moved / (self.efficiency.bandwidth * self.device.bandwidth),
             latency=self.efficiency.overhead_s * some,
         )  # fmt: skip
+
+    def duration(self, shape: Shape) -> Floats:
+        """What ``demand`` has as ``seconds``, to the last bit, and nothing else."""
+        m = shape.sampled if self.sampled else shape.tokens
+        return self.count * self._each_s(m * self.bytes_per_token, present(m))
+
+    def _each_s(self, moved: Floats, some: Floats) -> Floats:
+        factor = self.efficiency.factor(moved=moved)
+        return self.efficiency.seconds(moved, self.device.bandwidth, factor) * some
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,15 +298,27 @@ class Collective:
         assert self.device.link is not None
         m = shape.sampled if self.sampled else shape.tokens
         some = present(m)
-        passes = 2 if self.all_reduce else 1
-        traffic = m * self.bytes_per_token * passes * (self.devices - 1) / self.devices
-        factor = self.efficiency.factor(devices=self.devices, traffic=traffic)
+        traffic, factor = self._sent(m)
         seconds = self.efficiency.seconds(self.devices, traffic, self.device.link, factor) * some
         nothing = self.efficiency.seconds(self.devices, 0.0 * traffic, self.device.link, factor)
         return scaled(
             self.count, seconds, 0.0 * traffic, 2.0 * m * self.bytes_per_token, traffic,
             network=seconds - nothing * some, latency=nothing * some,
         )  # fmt: skip
+
+    def duration(self, shape: Shape) -> Floats:
+        """What ``demand`` has as ``seconds``, to the last bit, and nothing else."""
+        assert self.device.link is not None
+        m = shape.sampled if self.sampled else shape.tokens
+        traffic, factor = self._sent(m)
+        seconds = self.efficiency.seconds(self.devices, traffic, self.device.link, factor)
+        return self.count * (seconds * present(m))
+
+    def _sent(self, m: Floats) -> tuple[Floats, Floats | float]:
+        """Bytes over the link, and the correction for them."""
+        passes = 2 if self.all_reduce else 1
+        traffic = m * self.bytes_per_token * passes * (self.devices - 1) / self.devices
+        return traffic, self.efficiency.factor(devices=self.devices, traffic=traffic)
 
 
 def present(m: Floats) -> Floats:

@@ -88,7 +88,7 @@ class ShardedCostModel(StepCostModel):
         """Tokens with padding, and the least time of launches and of the links."""
         padded, floor = super()._padding(tokens, mixed=mixed)
         if padded >= len(self._sending_s):
-            self._grow_tokens(2 * padded)
+            self._reach_tokens(padded)
         return padded, max(floor, self.gather_s + self._sending_s[padded])
 
     def account(self, steps: StepTable) -> StepWork:

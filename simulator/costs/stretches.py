@@ -46,7 +46,7 @@ class DecodeTable:
         self.operators = operators
         # Knots are whole tokens, so that stretches end at whole contexts.
         self.knots = sorted({int(knot) for op in operators for knot in op.knots})
-        self._rows: dict[int, tuple[list[list[float]], list[list[float]]]] = {}
+        self._rows: dict[int, tuple[Floats, Floats]] = {}
 
     @classmethod
     def of(cls, operators: Sequence[PerSequence]) -> DecodeTable | None:
@@ -58,25 +58,19 @@ class DecodeTable:
         it says."""
         block, row = divmod(sequences, _AT_ONCE)
         if block not in self._rows:
-            self._rows[block] = self._compute(block * _AT_ONCE)
+            numbers = np.arange(block * _AT_ONCE, (block + 1) * _AT_ONCE, dtype=np.float64)
+            self._rows[block] = self._compute(np.maximum(numbers, 1.0))
         values, slopes = self._rows[block]
         starts = [knot * sequences - ahead for knot in self.knots]
-        return [*starts[1:], _ENDLESS], starts, values[row], slopes[row]
+        return [*starts[1:], _ENDLESS], starts, values[row].tolist(), slopes[row].tolist()
 
     def lines(self, most: int) -> tuple[Floats, Floats]:
         """Seconds at the knots and slopes from there on, for 1 to ``most`` sequences. Shapes
         (most, knots)."""
-        for block in range(most // _AT_ONCE + 1):
-            if block not in self._rows:
-                self._rows[block] = self._compute(block * _AT_ONCE)
-        found = [self._rows[block] for block in range(most // _AT_ONCE + 1)]
-        values = np.concatenate([np.array(rows[0]) for rows in found])
-        slopes = np.concatenate([np.array(rows[1]) for rows in found])
-        return values[1 : most + 1], slopes[1 : most + 1]
+        return self._compute(np.arange(1.0, most + 1))
 
-    def _compute(self, first: int) -> tuple[list[list[float]], list[list[float]]]:
+    def _compute(self, n: Floats) -> tuple[Floats, Floats]:
         """Seconds at the knots and slopes from there on, a row for each number of sequences."""
-        n = np.maximum(np.arange(first, first + _AT_ONCE, dtype=np.float64), 1.0)
         knots = np.asarray(self.knots, dtype=np.float64)
         values = np.zeros((len(n), len(knots)))
         tail = np.zeros(len(n))
@@ -84,7 +78,7 @@ class DecodeTable:
             values += op.seconds(np.repeat(n[:, None], len(knots), axis=1), n[:, None] * knots)
             tail += op.tail(n)
         slopes = np.diff(values, axis=1) / (np.diff(knots) * n[:, None])
-        return values.tolist(), np.concatenate([slopes, tail[:, None]], axis=1).tolist()
+        return values, np.concatenate([slopes, tail[:, None]], axis=1)
 
 
 def on_lines(bends: Bends, context: Ints, low: int, high: int) -> Floats:
