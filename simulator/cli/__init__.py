@@ -8,6 +8,7 @@ from simulator import __version__
 from simulator.cli.calibrate import calibrate
 from simulator.cli.compare import compare
 from simulator.cli.describe import list_names
+from simulator.cli.explain import explain_command
 from simulator.cli.features import features
 from simulator.cli.fit import fit
 from simulator.cli.launch import export_files
@@ -44,7 +45,7 @@ def version() -> None:
 
 for command in (
     run, check, init, schema, trace, list_names, features, compare, plan, sweep, load_command,
-    export_files, calibrate, fit, validate,
+    explain_command, export_files, calibrate, fit, validate,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from simulator.errors import UserError
 from simulator.planner.constraints import Constraint
-from simulator.planner.judge import Rule, Verdict, closeness, judge, limits_of
-from simulator.planner.load_task import check_scalable, closed_loop_users, loads_of, task_at
+from simulator.planner.judge import Rule, Verdict, limits_of
+from simulator.planner.load_task import check_scalable, closed_loop_users, task_at
+from simulator.planner.probe import Probe
 from simulator.planner.reasons import missed_words
 from simulator.planner.stretch import step_factors, stretched
-from simulator.planner.tasks import Outcome
 from simulator.planner.words import amount, title
 from simulator.planner.work import Workplace
 from simulator.results.definitions import value_at
@@ -25,9 +25,6 @@ TOLERANCE = 0.05
 
 SEEDS = 3
 """Runs with different traffic that decide where one run is close to a limit."""
-
-LOST_SHARE = 0.01
-"""Of the requests that count, that may be rejected, time out or fail."""
 
 _MOST = 2.0**14
 """How much more than the scenario's own traffic is tried."""
@@ -113,7 +110,7 @@ def highest_rate(
     check_scalable(scenario)
     if not 0.0 < tolerance < 1.0:
         raise UserError("must lie between 0 and 1", where=f"tolerance {tolerance:g}")
-    probe = _Probe(scenario, limits, work, seeds)
+    probe = Probe(scenario, limits, work, seeds)
     low, high = _bracket(probe, 1.0)
     low, high = _narrow(probe, low, high, tolerance)
     words = tuple(limit_words(limit) for limit in limits)
@@ -138,7 +135,7 @@ def highest_rate(
 
 
 def _nothing(
-    scenario: Scenario, words: tuple[str, ...], probe: _Probe, low: float | None, high: float | None
+    scenario: Scenario, words: tuple[str, ...], probe: Probe, low: float | None, high: float | None
 ) -> HighestRate:
     if low is None:
         assert high is not None
@@ -182,79 +179,7 @@ def _of_class(limit: Constraint) -> str:
     return f" ({limit.traffic_class})" if limit.traffic_class else ""
 
 
-class _Probe:
-    """Loads that were tried, by their factor."""
-
-    def __init__(
-        self, scenario: Scenario, limits: Sequence[Constraint], work: Workplace, seeds: int
-    ) -> None:
-        self.scenario = scenario
-        self.limits = tuple(limits)
-        self.seeds = seeds
-        self.simulations = 0
-        self._work = work
-        self._early = tuple(limit.loosened(closeness(limit)) for limit in limits)
-        self._outcomes: dict[float, list[Outcome]] = {}
-        self._verdicts: dict[float, Verdict] = {}
-
-    def at(self, factors: Sequence[float]) -> list[float]:
-        """Tries loads, each with more seeds if one does not decide; the loads that can be had."""
-        loads = list(dict.fromkeys(loads_of(self.scenario, factors)))
-        new = [load for load in loads if load not in self._verdicts]
-        self._run([(load, 0) for load in new])
-        unclear = [load for load in new if self._verdicts[load].state == "open"]
-        self._run([(load, seed) for load in unclear for seed in range(1, self.seeds)])
-        return loads
-
-    def fresh(self, factors: Sequence[float]) -> bool:
-        """Whether any of these loads was not tried yet."""
-        return any(load not in self._verdicts for load in loads_of(self.scenario, factors))
-
-    def _run(self, runs: Sequence[tuple[float, int]]) -> None:
-        tasks = [task_at(self.scenario, load, seed=seed, limits=self._early) for load, seed in runs]
-        self.simulations += len(tasks)
-        for (load, _), outcome in zip(runs, self._work.run(tasks) if tasks else [], strict=True):
-            if outcome.problem:
-                raise UserError(outcome.problem)
-            self._outcomes.setdefault(load, []).append(outcome)
-        for load in dict.fromkeys(load for load, _ in runs):
-            self._verdicts[load] = judge(
-                self._outcomes[load], self.limits, most_seeds=self.seeds, pessimistic=False,
-                lost_share=LOST_SHARE,
-            )  # fmt: skip
-
-    def verdict(self, load: float) -> Verdict:
-        """Of a load that was tried."""
-        return self._verdicts[load]
-
-    def outcome(self, load: float) -> Outcome:
-        """Of the first seed."""
-        return self._outcomes[load][0]
-
-    def holds(self, load: float) -> bool:
-        """Whether all limits hold, on average over the seeds."""
-        verdict = self._verdicts[load]
-        if verdict.state in ("holds", "fails"):
-            return verdict.state == "holds"
-        return all(missed.excess <= 0.0 for missed in verdict.missed)
-
-    def edge(self) -> tuple[float | None, float | None]:
-        """The lowest load that fails, and the highest one below it that holds."""
-        fails = [load for load in self._verdicts if not self.holds(load)]
-        high = min(fails, default=None)
-        held = [load for load in self._verdicts if self.holds(load)]
-        return max((x for x in held if high is None or x < high), default=None), high
-
-    def sure(self) -> tuple[list[float], list[float], list[float]]:
-        """Loads that surely hold, those that chance decides, those that surely fail; sorted."""
-        kinds: dict[str, list[float]] = {"holds": [], "close": [], "fails": []}
-        for load in sorted(self._verdicts):
-            state = self._verdicts[load].state
-            kinds["close" if state == "open" else state].append(load)
-        return kinds["holds"], kinds["close"], kinds["fails"]
-
-
-def _bracket(probe: _Probe, start: float) -> tuple[float | None, float | None]:
+def _bracket(probe: Probe, start: float) -> tuple[float | None, float | None]:
     """A load that holds and one that fails, doubled or halved from the start on."""
     probe.at([start / 2, start, 2 * start])
     reach = 4.0
@@ -273,7 +198,7 @@ def _bracket(probe: _Probe, start: float) -> tuple[float | None, float | None]:
 
 
 def _narrow(
-    probe: _Probe, low: float | None, high: float | None, tolerance: float
+    probe: Probe, low: float | None, high: float | None, tolerance: float
 ) -> tuple[float | None, float | None]:
     """Two loads a round between the highest that holds and the lowest that fails, whoever does
     them: the answer must not depend on how many can be done at once."""
@@ -287,7 +212,7 @@ def _narrow(
     return low, high
 
 
-def _by_chance(probe: _Probe, low: float, high: float) -> Range | None:
+def _by_chance(probe: Probe, low: float, high: float) -> Range | None:
     """Where seeds begin to disagree, and where they agree again."""
     if probe.seeds < 2 or not probe.sure()[1]:
         return None
@@ -327,7 +252,7 @@ def _by_prediction(
     simulations, ends = 1, []
     for factor in factors:
         other, tightened = stretched(scenario, limits, factor)
-        probe = _Probe(other, tightened, work, seeds=1)
+        probe = Probe(other, tightened, work, seeds=1)
         low, high = _bracket(probe, nominal)
         low, _ = _narrow(probe, low, high, tolerance)
         simulations += probe.simulations

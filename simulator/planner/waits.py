@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from simulator.planner.kept_out import FULL, held_up, in_batches, reasons
 from simulator.planner.lanes import TICK, Lane, keys_of_requests, keys_of_rows, rows_of
 from simulator.results.fleet import Member, response_s
 from simulator.results.record import COMPLETED, REJECTED, Group, RunRecord, StepTable
 from simulator.results.window import Window, end_of_run
-from simulator.scenario.policies import DynamicPolicy, StaticPolicy
 from simulator.workload.requests import Floats, Ints
 
 PARTS = {
@@ -39,10 +38,6 @@ PARTS = {
 }
 """Parts of a request's time, in the order in which they come, and what reports call them."""
 
-QUEUES = ("step_under_way", "sequence_slots", "kv_blocks", "token_budget", "batch")
-_FULL = QUEUES[1:]
-"""What a queue waits for while requests that were seen are not admitted."""
-
 Parts = dict[str, Floats]
 
 
@@ -54,8 +49,8 @@ class Waits:
         ttft, e2e: seconds of each part, by its key in ``PARTS``, of the requests in ``rows``; the
             parts of TTFT are part of those of E2E. Shapes (rows,).
         rows: requests that count and completed, as rows of the record.
-        admission: shares of the replicas' time in which each of ``QUEUES``, but for the first, kept
-            a waiting request out; ``arrivals``: the rest, in which all who had come were admitted.
+        admission: shares of the replicas' time in which each of ``FULL`` kept a waiting request
+            out; ``arrivals``: the rest, in which all who had come were admitted.
     """
 
     ttft: Parts
@@ -70,7 +65,7 @@ def waits(record: RunRecord, members: Sequence[Member], window: Window) -> Waits
     n = len(record.sent_s)
     ttft: Parts = {part: np.zeros(n) for part in PARTS}
     decoding: Parts = {part: np.zeros(n) for part in PARTS}
-    full_s, there_s = dict.fromkeys(_FULL, 0.0), 0.0
+    full_s, there_s = dict.fromkeys(FULL, 0.0), 0.0
     lanes = {key: (lane, member, group) for key, lane, member, group in _lanes(record, members)}
     moments = _moments(record, members)
     _before_the_queue(ttft, moments, record, members)
@@ -81,7 +76,7 @@ def waits(record: RunRecord, members: Sequence[Member], window: Window) -> Waits
             seen = _queue(ttft, moments, lane, mine, member)
             _prompts(ttft, moments, lane, mine, record, several=group.lanes > 1)
             waiting = (seen, _left_queue(record, moments, mine))
-            _held_up(full_s, lane, waiting, window, batches=_in_batches(member))
+            held_up(full_s, lane, waiting, window, batches=in_batches(member))
             there_s += window.duration_s
         if group.role != "prefill":
             mine = np.flatnonzero(last == key)
@@ -90,11 +85,6 @@ def waits(record: RunRecord, members: Sequence[Member], window: Window) -> Waits
     shares = {name: seconds / there_s if there_s > 0 else 0.0 for name, seconds in full_s.items()}
     shares["arrivals"] = max(0.0, 1.0 - sum(shares.values()))
     return Waits({part: ttft[part][rows] for part in PARTS}, e2e, rows, shares)
-
-
-def _in_batches(member: Member) -> bool:
-    """Whether requests wait for a batch, and an idle replica may let them."""
-    return isinstance(member.deployment.limits.policy, StaticPolicy | DynamicPolicy)
 
 
 # --- moments ---------------------------------------------------------------------------------
@@ -196,7 +186,7 @@ def _shares(
     stretched = np.where(
         with_prompts, np.clip(1.0 - _alone_s(steps, member) / duration - stall, 0.0, 1.0), 0.0
     )
-    reason = _reasons(steps, record, member, group, key)
+    reason = reasons(steps, record, member, group, key)
     return {
         "stall": stall,
         "prefill": np.where(with_prompts, 1.0 - stall, 0.0),
@@ -204,7 +194,7 @@ def _shares(
         "decode": np.maximum(1.0 - stall - stretched, 0.0),
         "tokens": np.where(steps.decode > 0, steps.steps / duration, 0.0),
         "stall of prompts": np.where(with_prompts, stall, 0.0),
-        **{name: (reason == i).astype(np.float64) for i, name in enumerate(_FULL)},
+        **{name: (reason == i).astype(np.float64) for i, name in enumerate(FULL)},
     }
 
 
@@ -227,57 +217,12 @@ def _alone_s(steps: StepTable, member: Member) -> Floats:
     return alone
 
 
-def _reasons(
-    steps: StepTable, record: RunRecord, member: Member, group: Group, key: int
-) -> npt.NDArray[np.int64]:
-    """Why each row's plan admitted nobody more, as an index into ``_FULL``; of use only where
-    somebody waited."""
-    limits = member.deployment.limits
-    lanes = group.lanes
-    layout = member.deployment.layout
-    slots = max(1, limits.max_num_seqs // lanes) if layout.pp > 1 else limits.max_num_seqs
-    if _in_batches(member):
-        return np.full(len(steps), _FULL.index("batch"))
-    width = np.ones(len(steps), dtype=np.int64)
-    if limits.speculation is not None:
-        drafting = steps.decode <= limits.speculation.max_batch
-        width = np.where(drafting, 1 + limits.speculation.tokens, 1)
-    tokens = steps.decode * width + steps.prefill_tokens
-    left = limits.max_num_batched_tokens - tokens
-    head, needed = _next_prompts(steps, record, key)
-    chunked = getattr(limits.policy, "chunked_prefill", True)
-    out_of_tokens = (left <= 0) | (~np.bool_(chunked) & (head > left) & (steps.prefill >= 0))
-    free = group.kv_blocks // lanes - steps.kv_blocks
-    fits = needed <= free
-    waits_for_more = bool(getattr(limits.policy, "wait_steps", 0)) & fits & (steps.prefill == 0)
-    choice = np.full(len(steps), _FULL.index("kv_blocks"))
-    choice[waits_for_more] = _FULL.index("batch")
-    choice[out_of_tokens] = _FULL.index("token_budget")
-    choice[steps.running >= slots] = _FULL.index("sequence_slots")
-    return choice
-
-
-def _next_prompts(steps: StepTable, record: RunRecord, key: int) -> tuple[Ints, Ints]:
-    """Tokens to compute, and KV blocks of the prompt, of the request that is admitted next after
-    each row; 0 where nobody is."""
-    stages = record.stages
-    replica = record.replica
-    if stages is not None:
-        replica = np.where(stages.prefill_replica >= 0, stages.prefill_replica, replica)
-    mine = np.flatnonzero((keys_of_requests(record, replica) == key) & np.isfinite(record.start_s))
-    mine = mine[np.argsort(record.start_s[mine], kind="stable")]
-    following = np.searchsorted(record.start_s[mine], steps.start_s, side="right")
-    whole = np.append(record.requests.input_tokens[mine], 0)
-    new = np.append((record.requests.input_tokens - record.cached_tokens)[mine], 0)
-    return new[following], -(-whole[following] // record.block_size)
-
-
 # --- what requests waited for -----------------------------------------------------------------
 
 
 def _queue(ttft: Parts, at: _Moments, lane: Lane, mine: Ints, member: Member) -> Floats:
     """From the queue to the first step; returns when each request was first seen by a plan."""
-    batches = _in_batches(member)
+    batches = in_batches(member)
     plans_ahead = member.deployment.limits.async_scheduling
     queued, start = at.queued[mine], at.start[mine]
     seen = lane.boundary(queued)
@@ -287,7 +232,7 @@ def _queue(ttft: Parts, at: _Moments, lane: Lane, mine: Ints, member: Member) ->
     seen = np.minimum(seen, np.where(np.isfinite(start), start, seen))
     ttft["step_under_way"][mine] += seen - queued
     rest = start - seen
-    for name in _FULL:
+    for name in FULL:
         spent = np.minimum(lane.spent(name, seen, start), rest)
         ttft[name][mine] += spent
         rest = rest - spent
@@ -357,40 +302,9 @@ def _rest(parts: Parts, mine: Ints, seconds: Floats, record: RunRecord, *, sever
     parts["stall" if several else "front_end"][mine] += np.where(preempted, 0.0, rest)
 
 
-# --- who limits admission ---------------------------------------------------------------------
-
-
 def _left_queue(record: RunRecord, at: _Moments, mine: Ints) -> Floats:
     """When each request left the queue; those that never started waited to the end of the run,
     those that were refused not at all."""
     started = record.start_s[mine]
     gone = np.where(record.outcome[mine] == REJECTED, at.queued[mine], end_of_run(record))
     return np.where(np.isfinite(started), at.start[mine], gone)
-
-
-def _held_up(
-    full_s: dict[str, float],
-    lane: Lane,
-    waiting: tuple[Floats, Floats],
-    window: Window,
-    *,
-    batches: bool,
-) -> None:
-    """Adds the seconds within the window in which somebody waited who had been seen."""
-    seen, left = (np.clip(at, window.start_s, window.end_s) for at in waiting)
-    known = left > seen
-    seen, left = seen[known], left[known]
-    if not len(seen):
-        return
-    order = np.argsort(seen, kind="stable")
-    seen, left = seen[order], np.maximum.accumulate(left[order])
-    begins = np.append(True, seen[1:] > left[:-1])
-    froms = seen[begins]
-    untils = left[np.append(begins[1:], True)]
-    rest = untils - froms
-    for name in _FULL:
-        spent = np.minimum(lane.spent(name, froms, untils), rest)
-        rest = rest - spent
-        full_s[name] += float(spent.sum())
-    if batches:
-        full_s["batch"] += float(rest.sum())
