@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from simulator.errors import UserError
+from simulator.planner.backends import make_backend
 from simulator.planner.backends.local import ATTEMPTS, LocalBackend, cores
 from simulator.planner.doing import do_task
 from simulator.planner.store import Store
@@ -160,6 +162,7 @@ def test_whoever_wants_no_more_outcomes_gets_none_of_them_later():
 
 SCRIPT = """
 import sys
+from simulator.planner.backends import make_backend
 from simulator.planner.backends.local import LocalBackend
 from simulator.planner.store import Store
 from simulator.planner.work import Work
@@ -234,3 +237,14 @@ def test_ctrl_c_ends_at_once_and_leaves_nobody(tmp_path):
     assert gone(pids, within_s=1.0)
     reported = max(int(line.split()[0]) for line in ["5", *out.splitlines()])
     assert len(rows(tmp_path)) >= reported
+
+
+def test_a_backend_is_known_by_its_name():
+    backend = make_backend("local", 2)
+    with closing(backend):
+        assert isinstance(backend, LocalBackend)
+        assert backend.workers == 2
+    with pytest.raises(UserError, match="there is no backend 'locale'; did you mean 'local'"):
+        make_backend("locale")
+    with pytest.raises(UserError, match="--address belongs to --backend ray"):
+        make_backend("local", address="head:6379")

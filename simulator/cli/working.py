@@ -15,12 +15,10 @@ import click
 
 from simulator.cli.folder import ROOT
 from simulator.cli.output import console
-from simulator.errors import UserError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from simulator.planner.backends import Backend
     from simulator.planner.work import Standing, Told, Work
 
 
@@ -50,10 +48,11 @@ class Working:
     @contextmanager
     def open(self, told: Told | None = None) -> Iterator[Work]:
         """The workplace; its workers and its store are let go at the end."""
+        from simulator.planner.backends import make_backend
         from simulator.planner.store import Store
         from simulator.planner.work import Work
 
-        backend = self._backend()
+        backend = make_backend(self.backend, self.workers, self.address)
         try:
             store = Store(self.store)
         except BaseException:
@@ -61,13 +60,6 @@ class Working:
             raise
         with Work(backend, store, told) as work:
             yield work
-
-    def _backend(self) -> Backend:
-        from simulator.planner.backends.local import LocalBackend
-
-        if self.backend != "local":
-            raise UserError(f"there is no backend {self.backend!r}", hint="known are local and ray")
-        return LocalBackend(self.workers)
 
 
 def working_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -105,8 +97,9 @@ def working_options(command: Callable[..., Any]) -> Callable[..., Any]:
         no_store: bool,
         **kwargs: Any,
     ) -> Any:
-        if address is not None and backend != "ray":
-            raise UserError("--address belongs to --backend ray")
+        from simulator.planner.backends import check_backend
+
+        check_backend(backend, address)
         working = Working(backend, workers, address, None if no_store else store)
         return command(*args, working=working, **kwargs)
 
