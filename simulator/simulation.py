@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ def simulate(
     intervals: bool = True,
     progress: Progress | None = None,
     watch: Watch | None = None,
+    traffic: Callable[[], Requests] | None = None,
 ) -> Result:
     """Simulates a scenario.
 
@@ -38,6 +39,8 @@ def simulate(
             runs of up to 2,000 requests when it is first asked for.
         progress: called now and then with requests ended, requests in all, and simulated seconds.
         watch: looks at the run now and then and may end it; see ``simulator.cluster.watch``.
+        traffic: gives the scenario's requests, as ``build_requests`` makes them of its workload and
+            seed, where they may be known already.
 
     Returns:
         The result; ``result.record.interrupted`` tells whether Ctrl-C or the watch ended it early.
@@ -66,14 +69,17 @@ def simulate(
     pools = resolve_pools(scenario, base, engine)
     paths_of(scenario, pools)
     seed = scenario.measurement.seed
-    requests = build_requests(scenario.workload, np.random.default_rng(seed), base)
+    if traffic is None:
+        requests = build_requests(scenario.workload, np.random.default_rng(seed), base)
+    else:
+        requests = traffic()
     serving = scenario.deployment
     # Every pool has a scenario of its own; results are about the whole.
     first = replace(pools[0].deployment, scenario=scenario)
     members = [Member(pool.deployment, pool.resolved.cost) for pool in pools]
 
     def run(
-        traffic: Requests,
+        requests: Requests,
         steps: Sequence[Steps],
         told: Progress | None = None,
         watch: Watch | None = None,
@@ -83,11 +89,11 @@ def simulate(
             for pool, (cost, front_end) in zip(pools, steps, strict=True)
         ]
         return run_groups(
-            traffic,
+            requests,
             groups,
             router=serving.router,
             seed=seed,
-            terms=class_terms(scenario, traffic.classes),
+            terms=class_terms(scenario, requests.classes),
             admission=serving.admission,
             timeout_s=serving.timeout_s,
             network_s=serving.network_ms / 1e3,

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections import OrderedDict
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from simulator import simulate
 from simulator.errors import UserError
+from simulator.planner import doing
 from simulator.planner.doing import do_task
 from simulator.planner.store import FILE, Store
 from simulator.planner.tasks import Outcome, Task
@@ -59,6 +61,35 @@ def test_keys_tell_tasks_apart_and_see_into_files(tmp_path):
     assert first == own().key != task().key
     trace.write_text("arrival_s,input_tokens,output_tokens\n0,10,10\n1,10,12\n")
     assert own().key != first
+
+
+def test_tasks_share_their_traffic_and_leave_it_as_it_is(tmp_path, monkeypatch):
+    built = []
+    real = doing.build_requests
+
+    def counted(workload, rng):
+        built.append(workload)
+        return real(workload, rng)
+
+    monkeypatch.setattr(doing, "build_requests", counted)
+    monkeypatch.setattr(doing, "_built", OrderedDict())
+    trace = tmp_path / "mine.csv"
+    trace.write_text(
+        "arrival_s,input_tokens,output_tokens\n" + "".join(f"{n},{99 + n},9\n" for n in range(50))
+    )
+    workload = {"kind": "trace", "file": str(trace)}
+    for hardware in ("h100-sxm", "a100-sxm-80gb", "h100-sxm"):
+        mine = task(hardware=hardware, workload=workload)
+        fresh = simulate(mine.scenario, intervals=False).summary()
+        del fresh["scenario"]
+        assert do_task(mine).summary == fresh
+    assert len(built) == 1
+    do_task(task(1, workload=workload))  # another seed
+    assert len(built) == 2
+    trace.write_text(trace.read_text() + "60,10,10\n")
+    changed = do_task(task(workload=workload))
+    assert len(built) == 3
+    assert changed.summary["requests"]["sent"] == 51
 
 
 # --- the workplace -------------------------------------------------------------------------------

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections import OrderedDict
+from functools import partial
 from time import perf_counter
+
+import numpy as np
 
 from simulator.errors import UserError
 from simulator.planner.hopeless import watch_for
+from simulator.planner.origin import files_behind
 from simulator.planner.tasks import Outcome, Task
 from simulator.simulation import simulate
+from simulator.workload import build_requests
+from simulator.workload.requests import Requests
 
 THREADS = dict.fromkeys(
     (
@@ -32,7 +40,9 @@ def do_task(task: Task) -> Outcome:
     began = perf_counter()
     try:
         watch = watch_for(task.limits, task.scenario)
-        result = simulate(task.scenario, intervals=task.intervals, watch=watch)
+        result = simulate(
+            task.scenario, intervals=task.intervals, watch=watch, traffic=partial(_traffic, task)
+        )
         hopeless = result.record.reason
         if result.record.interrupted and not hopeless:
             raise KeyboardInterrupt
@@ -44,3 +54,27 @@ def do_task(task: Task) -> Outcome:
         raise
     del summary["scenario"]
     return Outcome(task.key, summary, hopeless=hopeless, wall_s=perf_counter() - began)
+
+
+_MOST_TRAFFIC = 4
+"""A search gives a few seeds' traffic to many deployments."""
+
+_built: OrderedDict[str, Requests] = OrderedDict()
+
+
+def _traffic(task: Task) -> Requests:
+    """The requests of a task's scenario, built once for tasks that share them: they follow from the
+    workload, the seed and what files hold."""
+    scenario = task.scenario
+    workload = scenario.workload.model_dump(mode="json")
+    seed = scenario.measurement.seed
+    key = json.dumps([workload, seed, files_behind(workload)])
+    requests = _built.get(key)
+    if requests is None:
+        requests = build_requests(scenario.workload, np.random.default_rng(seed))
+        _built[key] = requests
+        if len(_built) > _MOST_TRAFFIC:
+            _built.popitem(last=False)
+    else:
+        _built.move_to_end(key)
+    return requests

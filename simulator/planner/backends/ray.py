@@ -81,7 +81,7 @@ class RayBackend:
             raise UserError(
                 f"there is no Ray cluster to work on ({_first_sentence(error)})",
                 where=f"--address {address}",
-                hint="`ray start --head` starts one",
+                hint="`ray start --head` starts one; if it wants a token, set RAY_AUTH_MODE=token",
             ) from None
 
     def __enter__(self) -> Self:
