@@ -139,3 +139,30 @@ def random_scenario(seed: int) -> dict[str, Any]:
     if rng.random() < 0.3:
         found["precision"] = {"weights": "fp8"}
     return found
+
+
+def random_pair(seed: int) -> dict[str, Any]:
+    """The same with prefill and decode pools."""
+    rng = np.random.default_rng([seed, 0x70616972])
+    found = random_scenario(seed)
+    found["model"] = _one(rng, DENSE)
+    found["parallelism"] = {}
+    found["engine"] = {"profile": "vllm", "prefix_caching": bool(rng.random() < 0.5)}
+    if rng.random() < 0.3:
+        found["engine"]["kv_cache_tokens"] = int(_one(rng, [16_384, 40_000]))
+    found["workload"].pop("samples", None)
+    found["deployment"] = {
+        "network_ms": float(_one(rng, [0.0, 10.0])),
+        "transfer": {
+            "mode": _one(rng, ["by_layer", "whole"]),
+            "gb_per_s": float(_one(rng, [1.0, 50.0])),
+        },
+        "pools": [
+            {
+                "name": role, "role": role, "replicas": int(rng.integers(1, 4)),
+                "hardware": _one(rng, DEVICES), "parallelism": {"tp": int(_one(rng, [1, 2]))},
+            }
+            for role in ("prefill", "decode")
+        ],
+    }  # fmt: skip
+    return found

@@ -11,7 +11,7 @@ import pytest
 
 from simulator.costs.model import StepCostModel
 from simulator.errors import UserError
-from simulator.planner.bounds import ReplicaBounds
+from simulator.planner.bounds import Bounds
 from simulator.planner.constraints import Constraint
 from simulator.planner.feasible import fits
 from simulator.planner.traffic import offered, scaled
@@ -22,7 +22,7 @@ from simulator.scenario.load import load_scenario
 from simulator.scenario.workload import ClosedLoopArrivals
 from simulator.simulation import simulate
 from simulator.workload import build_requests
-from tests.plan_storm import random_scenario
+from tests.plan_storm import random_pair, random_scenario
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STORM = 320
@@ -55,18 +55,17 @@ CEILINGS = [
 ]  # fmt: skip
 
 
-def bounds_of(scenario: Scenario, base: Path | None = None) -> ReplicaBounds:
-    (pool,) = resolve_pools(scenario, base)
+def bounds_of(scenario: Scenario, base: Path | None = None) -> Bounds:
     seed = scenario.measurement.seed
     requests = build_requests(scenario.workload, np.random.default_rng(seed), base)
-    return ReplicaBounds(pool, offered(requests, scenario.measurement))
+    return Bounds(resolve_pools(scenario, base), offered(requests, scenario.measurement))
 
 
 def beaten(scenario: Scenario, base: Path | None = None) -> list[str]:
     """Bounds that a run beats."""
     bounds = bounds_of(scenario, base)
     summary: dict[str, Any] = simulate(scenario, base=base, intervals=False).summary()
-    replicas = [scenario.deployment.replicas]
+    replicas = [[pool.replicas for pool in bounds.pools]]
     found = []
     for paths, bound, sign in ((FLOORS, bounds.floor, 1.0), (CEILINGS, bounds.ceiling, -1.0)):
         for path in paths:
@@ -91,6 +90,47 @@ def test_no_random_run_beats_a_bound(block: int) -> None:
         complaints += [f"seed {seed}: {each}" for each in found]
     assert not complaints
     assert ran > STORM // 16, "most random scenarios should run"
+
+
+def test_no_random_pair_of_pools_beats_a_bound() -> None:
+    ran, complaints = 0, []
+    for seed in range(60):
+        try:
+            found = beaten(load_scenario(random_pair(seed)))
+        except UserError:
+            continue
+        ran += 1
+        complaints += [f"seed {seed}: {each}" for each in found]
+    assert not complaints
+    assert ran > 30
+
+
+@pytest.mark.parametrize(
+    "name", ["disaggregated-70b-h100", "mixed-pools-8b", "two-models-one-gpu", "failover-8b-h100",
+             "speculative-eagle-8b-h100", "mixed-classes-8b-h100", "swap-preemption"],
+)  # fmt: skip
+def test_no_example_beats_a_bound(name: str) -> None:
+    assert not beaten(load_scenario(EXAMPLES / f"{name}.yaml"), EXAMPLES)
+
+
+def test_pools_that_hand_over_are_bounded_by_both() -> None:
+    pools = [
+        {"name": "p", "role": "prefill", "parallelism": {"tp": 2}},
+        {"name": "d", "role": "decode"},
+    ]
+    asked = crowd(60.0)
+    pair = Scenario.model_validate({**asked.model_dump(), "deployment": {"pools": pools}})
+    bounds = bounds_of(pair)
+    assert all(loads > 1.0 for loads in bounds.loads)
+    prefill, decode = bounds.least_replicas()
+    assert (prefill, decode) == tuple(np.ceil(bounds.loads).astype(int))
+    few, enough = bounds.floor("latency.ttft_ms.p99", [[1, decode], [prefill, decode]])
+    assert few > 2 * enough
+    few, enough = bounds.floor("latency.e2e_ms.p99", [[prefill, 1], [prefill, decode]])
+    assert few > 1.5 * enough
+    prices = bounds.floor("cost.usd_per_hour", [[1, 0], [0, 1], [2, 3]])
+    assert prices[2] == pytest.approx(2 * prices[0] + 3 * prices[1])
+    assert prices[0] == pytest.approx(2 * prices[1])
 
 
 # --- what fits -----------------------------------------------------------------------------------
@@ -196,7 +236,7 @@ def test_the_wait_of_too_much_traffic_is_foreseen(metric: str) -> None:
     """Four times what a replica can do: all wait for what came before."""
     light, heavy = crowd(1.0), crowd(60.0)
     bounds = bounds_of(heavy)
-    assert bounds.load > 4.0
+    assert bounds.loads[0] > 4.0
     for statistic in ("mean", "p99"):
         path = f"latency.{metric}.{statistic}"
         least = float(bounds.floor(path, [1])[0])
@@ -220,14 +260,14 @@ def test_more_replicas_bound_less() -> None:
 def test_fewer_replicas_than_the_least_fall_behind() -> None:
     heavy = crowd(60.0)
     bounds = bounds_of(heavy)
-    least = bounds.least_replicas()
-    assert least == math.ceil(bounds.load)
+    (least,) = bounds.least_replicas()
+    assert least == math.ceil(bounds.loads[0])
     few = heavy.model_copy(
         update={"deployment": heavy.deployment.model_copy(update={"replicas": least - 1})}
     )
     result = simulate(few, intervals=False)
     comes_s = np.ptp(result.record.sent_s)
-    assert result.record.end_s > bounds.load / (least - 1) * comes_s > comes_s
+    assert result.record.end_s > bounds.loads[0] / (least - 1) * comes_s > comes_s
 
 
 def test_what_no_bound_rules_out_is_possible() -> None:

@@ -1,8 +1,8 @@
 """What no simulation of a deployment can beat: bounds from arithmetic alone.
 
-``ReplicaBounds`` says of replicas of one kind and some traffic, for any number of replicas at once:
-no figure of a run is below ``floor`` or above ``ceiling``. Where no bound is known, these are 0
-and infinity. What they rest on: the least times of requests alone (simulator.costs.least), the
+``Bounds`` says of a deployment's pools and some traffic, for any numbers of replicas at once: no
+figure of a run is below ``floor`` or above ``ceiling``. Where no bound is known, these are 0 and
+infinity. What they rest on: the least times of requests alone (simulator.costs.least), the
 least time of the work as a whole (simulator.costs.burden), and the wait of requests that come
 faster than they can be served (simulator.planner.backlog).
 """
@@ -16,15 +16,16 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from simulator.costs.burden import burdens
 from simulator.costs.least import ROUNDING
-from simulator.planner.alone import AloneTimes, setting_of
+from simulator.planner.alone import AloneTimes, AnyOf, HandedOver, Latencies, setting_of
 from simulator.planner.backlog import Backlog
 from simulator.planner.constraints import Constraint
+from simulator.planner.machines import Machine, machines_of
 from simulator.planner.rates import Capacity, Rates
+from simulator.planner.spent import Spent
 from simulator.planner.traffic import Offered
 from simulator.resolution.pools import ResolvedPool
-from simulator.results.money import J_PER_KWH
+from simulator.resolution.transfers import paths_of
 from simulator.results.slo import slo_of_classes
 from simulator.workload.requests import Floats
 
@@ -37,58 +38,54 @@ _MEANS = np.array([0.0, 0.1, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0])
 """Shares of the requests whose least waits bound the mean from below."""
 
 
-class ReplicaBounds:
-    """Bounds of deployments whose replicas are all of one kind and serve all of the traffic.
+class Bounds:
+    """Bounds of deployments of given pools that serve some traffic, for any numbers of replicas.
 
-    Replicas that come and go, that share devices with another pool, or that have a role of their
-    own, have bounds of single requests alone.
+    Numbers of replicas are an array, with a column for each pool where there are several. They hold
+    for this very traffic: of other seeds, ask anew.
 
     Args:
-        pool: of the kind; how many replicas it has does not matter.
+        pools: what their replicas are; how many they have does not matter.
         traffic: what is asked.
     """
 
-    def __init__(self, pool: ResolvedPool, traffic: Offered) -> None:
-        self.pool = pool
+    def __init__(self, pools: Sequence[ResolvedPool], traffic: Offered) -> None:
+        self.pools = tuple(pools)
         self.traffic = traffic
-        self.alone = AloneTimes(pool, traffic, setting_of(pool, traffic))
-        asked = pool.deployment.scenario.deployment
+        each = [AloneTimes(pool, traffic, setting_of(pool, traffic)) for pool in pools]
+        self._pairs = sorted(pool.role for pool in pools) == ["decode", "prefill"]
+        self.alone = _latencies(each)
+        asked = pools[0].deployment.scenario.deployment
+        steady = all(pool.life is None for pool in pools)
         self.certain = (
-            asked.timeout_s is None
+            steady
+            and asked.timeout_s is None
             and asked.admission is None
             and asked.oversized_requests == "error"
             and asked.gateway.max_queue is None
-            and pool.life is None
         )
         """Whether every request ends with its last token."""
-        self.whole = pool.life is None and not pool.shares and pool.role == "serve"
-        """Whether the replicas are all there is, all of the time."""
+        self.whole = steady and not any(pool.shares for pool in pools)
+        """Whether all devices are held all of the time, by one pool each."""
+        self._each = each
         self._known_waits: tuple[bytes, list[tuple[Floats, Floats]]] = b"", []
+
+    def _numbers(self, replicas: Counts) -> Floats:
+        """Shape (candidates, pools)."""
+        numbers = np.asarray(replicas, dtype=np.float64)
+        return numbers.reshape(len(numbers), len(self.pools))
 
     # --- what all of the traffic takes -----------------------------------------------------------
 
     @cached_property
-    def _works(self) -> list[tuple[Floats, Floats, float]]:
-        """Least seconds of each machine of a replica: of each request up to its first token, of all
-        of it, and of any later token. Shapes (requests,)."""
-        requests, starts = self.traffic.requests, self.traffic.places
-        prompt = requests.input_tokens.astype(np.float64)
-        past = self.alone.past.astype(np.float64)
-        later = (requests.output_tokens - 1).astype(np.float64)
-        if requests.answers is not None:  # further answers to a prompt share it
-            past = np.where(requests.answers.leads, past, prompt)
-        found = []
-        for each, work in burdens(self.alone.least, prompt, past, later):
-            first, rest = each.first_s(work), each.later_s(work)
-            token_s = each.later + each.context * (float(prompt.min()) + 1.0)
-            found.append((first[starts], np.add.reduceat(first + rest, starts), max(token_s, 0.0)))
-        return found
-
-    @cached_property
-    def _front_end_s(self) -> Floats:
-        """Seconds of each request that keep a replica's front end busy. Shape (requests,)."""
-        front, prompts = self.pool.resolved.front_end, self.traffic.input_tokens
-        return (front.busy_s + front.busy_s_per_token * prompts) / self.alone.least.ranks
+    def machines(self) -> list[Machine]:
+        """What works on one thing at a time, where it is known who does what."""
+        known = self._pairs or (len(self.pools) == 1 and self.pools[0].role == "serve")
+        if not (known and self.whole):
+            return []
+        return [
+            one for number, alone in enumerate(self._each) for one in machines_of(alone, number)
+        ]
 
     @cached_property
     def _backlogs(self) -> list[tuple[Backlog, Backlog, float]]:
@@ -99,31 +96,29 @@ class ReplicaBounds:
         chosen = traffic.counted[traffic.leads]
         sent_s = traffic.requests.arrival_s[traffic.places]
         found = []
-        front = self._front_end_s
-        for first, full, _ in [*self._works, (front, front, 0.0)]:
-            parts = (np.where(chosen, seconds, 0.0) for seconds in (first, full))
+        for one in self.machines:
+            parts = (np.where(chosen, seconds, 0.0) for seconds in (one.first_s, one.whole_s))
             early, whole = (Backlog(sent_s, seconds) for seconds in parts)
-            found.append((early, whole, float((full - first).max())))
+            found.append((early, whole, float((one.whole_s - one.first_s).max())))
         return found
 
     @cached_property
-    def load(self) -> float:
-        """Replicas that the traffic keeps busy on average, at least; NaN where requests wait for
-        other ones."""
-        if not (self.traffic.timed and self.whole):
-            return float("nan")
-        sent_s = self.traffic.requests.arrival_s[self.traffic.places]
-        span_s = float(np.ptp(sent_s))
-        sums = [float(full.sum()) for _, full, _ in self._works]
-        most = max(*sums, float(self._front_end_s.sum()))
-        return most / span_s if span_s > 0 else math.inf
+    def loads(self) -> Floats:
+        """Replicas of each pool that the traffic keeps busy on average, at least; 0 where no bound
+        is known. Shape (pools,)."""
+        found = np.zeros(len(self.pools))
+        if not self.traffic.timed:
+            return found
+        span_s = float(np.ptp(self.traffic.requests.arrival_s[self.traffic.places]))
+        for one in self.machines:
+            load = float(one.whole_s.sum()) / span_s if span_s > 0 else 0.0
+            found[one.pool] = max(found[one.pool], ROUNDING * load)
+        return found
 
-    def least_replicas(self) -> int:
-        """Fewest replicas that keep up with the traffic; with fewer, requests pile up for as long
-        as it lasts. 1 where no bound is known."""
-        if not math.isfinite(self.load):
-            return 1
-        return max(1, math.ceil(self.load * ROUNDING))
+    def least_replicas(self) -> tuple[int, ...]:
+        """Fewest replicas of each pool that keep up with the traffic; with fewer, requests pile up
+        for as long as it lasts. 1 where no bound is known."""
+        return tuple(max(1, math.ceil(load)) for load in self.loads.tolist())
 
     # --- figures of a run ------------------------------------------------------------------------
 
@@ -133,48 +128,46 @@ class ReplicaBounds:
         Args:
             path: ``latency.{ttft,tpot,e2e}_ms.{mean,p50,p90,p95,p99}``, or one of ``cost`` and
                 ``energy``.
-            replicas: numbers of replicas.
+            replicas: numbers of replicas. Shape (candidates,), or (candidates, pools).
 
         Returns:
-            Of each number of replicas. Shape (candidates,).
+            Of each candidate. Shape (candidates,).
         """
-        numbers = np.asarray(replicas, dtype=np.float64)
+        numbers = self._numbers(replicas)
         section, _, rest = path.partition(".")
         name, _, statistic = rest.partition(".")
         if section == "latency" and name in _LATENCIES:
             return self._least_latency(name, statistic, numbers)
-        if section == "cost" and self.whole:
-            return self._least_cost(name, numbers)
-        if section == "energy" and self.whole:
-            return self._least_energy(name, numbers)
-        return np.zeros(numbers.shape)
+        if section in ("cost", "energy") and self.whole:
+            return self._least_spent(section, name, numbers)
+        return np.zeros(len(numbers))
 
     def ceiling(self, path: str, replicas: Counts) -> Floats:
         """What a figure of ``throughput`` or ``slo`` is at most; infinite where no bound is known.
         Arguments and result as of ``floor``."""
-        numbers = np.asarray(replicas, dtype=np.float64)
-        devices = self.pool.deployment.devices_per_replica * numbers
+        numbers = self._numbers(replicas)
+        devices = numbers @ self._devices
         match path:
             case "slo.goodput_share" if self._meeting is not None:
-                return np.full(numbers.shape, self._meeting)
+                return np.full(len(numbers), self._meeting)
             case "throughput.requests_per_s" | "slo.goodput_requests_per_s":
                 return self._rate("requests", numbers)
             case "throughput.output_tokens_per_s":
                 return self._rate("output_tokens", numbers)
             case "throughput.total_tokens_per_s":
                 return self._rate("total_tokens", numbers)
-            case "throughput.output_tokens_per_s_per_device":
+            case "throughput.output_tokens_per_s_per_device" if self.whole:
                 return self._rate("output_tokens", numbers) / devices
-            case "throughput.total_tokens_per_s_per_device":
+            case "throughput.total_tokens_per_s_per_device" if self.whole:
                 return self._rate("total_tokens", numbers) / devices
-        return np.full(numbers.shape, np.inf)
+        return np.full(len(numbers), np.inf)
 
     def possible(
         self, constraints: Sequence[Constraint], replicas: Counts
     ) -> npt.NDArray[np.bool_]:
         """Which numbers of replicas no bound rules out. Shape (candidates,)."""
-        numbers = np.asarray(replicas, dtype=np.float64)
-        found = np.ones(numbers.shape, dtype=np.bool_)
+        numbers = self._numbers(replicas)
+        found = np.ones(len(numbers), dtype=np.bool_)
         for each in constraints:
             if each.traffic_class is not None:
                 continue
@@ -189,10 +182,10 @@ class ReplicaBounds:
     def _least_latency(self, name: str, statistic: str, numbers: Floats) -> Floats:
         alone = self._counting(getattr(self.alone, name.removesuffix("_ms") + "_s"))
         if not len(alone) or statistic not in ("mean", *_PERCENTILES):
-            return np.zeros(numbers.shape)
+            return np.zeros(len(numbers))
         mean = statistic == "mean"
         own = alone.mean() if mean else np.percentile(alone, _PERCENTILES[statistic])
-        least = np.full(numbers.shape, float(own))
+        least = np.full(len(numbers), float(own))
         waits = self.certain and self.whole and self.traffic.timed
         if waits and name != "tpot_ms":
             least = np.maximum(least, self._waits(name, statistic, numbers))
@@ -215,25 +208,25 @@ class ReplicaBounds:
             rank = int((n - 1) * _PERCENTILES[statistic] / 100)
             return self._wait_of_rank(name, n - 1 - rank, numbers)
         ranks = np.unique((_MEANS * (n - 1)).astype(np.int64))
-        total = np.zeros(numbers.shape)
+        total = np.zeros(len(numbers))
         for rank, end in zip(ranks.tolist(), [*ranks[1:].tolist(), n], strict=True):
             total += (end - rank) * self._wait_of_rank(name, n - 1 - rank, numbers)
         return total / n
 
     def _wait_of_rank(self, name: str, slower: int, numbers: Floats) -> Floats:
         """Of the request than which so many take longer."""
-        found = np.zeros(numbers.shape)
-        for (early, whole, later_s), waits in zip(
-            self._backlogs, self._longest(numbers), strict=True
+        found = np.zeros(len(numbers))
+        for one, (early, whole, later_s), (for_first, for_all) in zip(
+            self.machines, self._backlogs, self._longest(numbers), strict=True
         ):
+            replicas = numbers[:, one.pool]
             if name == "e2e_ms":
-                found = np.maximum(found, waits[1] - whole.largest_s(slower) / numbers)
+                found = np.maximum(found, for_all - whole.largest_s(slower) / replicas)
                 continue
-            found = np.maximum(found, waits[0] - early.largest_s(slower) / numbers)
-            if self._in_order:  # all but those under way have more than their first token
-                under_way_s = self.alone.decoding * later_s
-                missing = whole.largest_s(slower) / numbers + under_way_s
-                found = np.maximum(found, waits[1] - missing)
+            found = np.maximum(found, for_first - early.largest_s(slower) / replicas)
+            if one.at_first is not None:  # all but those under way have more than a first token
+                missing = whole.largest_s(slower) / replicas + one.at_first * later_s
+                found = np.maximum(found, for_all - missing)
         return found
 
     def _longest(self, numbers: Floats) -> list[tuple[Floats, Floats]]:
@@ -242,19 +235,11 @@ class ReplicaBounds:
         key = numbers.tobytes()
         if self._known_waits[0] != key:
             waits = [
-                (early.waits_s(numbers), whole.waits_s(numbers))
-                for early, whole, _ in self._backlogs
+                (early.waits_s(numbers[:, one.pool]), whole.waits_s(numbers[:, one.pool]))
+                for one, (early, whole, _) in zip(self.machines, self._backlogs, strict=True)
             ]
             self._known_waits = key, waits
         return self._known_waits[1]
-
-    @cached_property
-    def _in_order(self) -> bool:
-        """Whether those that have begun and not ended never are more than run at once."""
-        engine = self.pool.deployment.scenario.engine
-        fcfs = self.pool.deployment.limits.queue.kind == "fcfs"
-        kept = fcfs and engine.preemption.kind == "recompute"
-        return self.traffic.requests.answers is None and (kept or not self.alone.setting.preempts)
 
     @cached_property
     def _meeting(self) -> float | None:
@@ -267,7 +252,7 @@ class ReplicaBounds:
 
     @cached_property
     def _may_meet(self) -> tuple[npt.NDArray[np.bool_], bool]:
-        scenario, requests = self.pool.deployment.scenario, self.traffic.requests
+        scenario, requests = self.pools[0].deployment.scenario, self.traffic.requests
         slos = slo_of_classes(scenario)
         met = np.ones(self.traffic.count, dtype=np.bool_)
         limited = False
@@ -285,20 +270,27 @@ class ReplicaBounds:
     # --- rates, money, energy --------------------------------------------------------------------
 
     @cached_property
-    def _rates(self) -> list[Rates]:
+    def _devices(self) -> Floats:
+        return np.array([float(pool.deployment.devices_per_replica) for pool in self.pools])
+
+    @cached_property
+    def _rates(self) -> list[tuple[int, Rates]]:
         alone_s = self.alone.e2e_s
-        running = float(self.alone.running) if self._in_order else np.inf
-        return [
-            Rates(self.traffic, Capacity(full, token_s, running, self.alone.gain, alone_s))
-            for _, full, token_s in self._works
-        ]
+        found = []
+        for one in self.machines:
+            if one.under_way is not None:
+                gain = self._each[one.pool].gain
+                capacity = Capacity(one.whole_s, one.token_s, one.under_way, gain, alone_s)
+                found.append((one.pool, Rates(self.traffic, capacity)))
+        if not found:  # nothing is known but the traffic
+            nothing = Capacity(0.0 * alone_s, 0.0, self.traffic.count, 1, alone_s)
+            found.append((0, Rates(self.traffic, nothing)))
+        return found
 
     def _rate(self, what: str, numbers: Floats) -> Floats:
         """Most of the machines' least."""
-        if not self.whole:
-            return np.full(numbers.shape, np.inf)
         ends_s = self._ends_s(numbers)
-        found = [getattr(rates, what)(numbers, ends_s) for rates in self._rates]
+        found = [getattr(rates, what)(numbers[:, pool], ends_s) for pool, rates in self._rates]
         least: Floats = np.minimum.reduce(found)
         return least / ROUNDING
 
@@ -306,59 +298,58 @@ class ReplicaBounds:
         """When the run ends at the earliest; 0 where that depends on the run."""
         traffic = self.traffic
         if not (traffic.timed and self.certain):
-            return np.full(numbers.shape, traffic.last_s if traffic.timed else 0.0)
+            return np.full(len(numbers), traffic.last_s if traffic.timed else 0.0)
         sent_s = traffic.requests.arrival_s[traffic.places]
-        ends = np.full(numbers.shape, float((sent_s + self.alone.e2e_s).max()))
-        for _, full, _ in self._works:
-            ends = np.maximum(ends, Backlog(sent_s, full).ends_s(numbers))
+        ends = np.full(len(numbers), float((sent_s + self.alone.e2e_s).max()))
+        for one in self.machines:
+            ends = np.maximum(ends, Backlog(sent_s, one.whole_s).ends_s(numbers[:, one.pool]))
         return ROUNDING * ends
 
-    def _least_cost(self, name: str, numbers: Floats) -> Floats:
-        price = self.pool.deployment.usd_per_device_hour
-        if price is None:
-            return np.zeros(numbers.shape)
-        per_hour = ROUNDING * price * self.pool.deployment.devices_per_replica * numbers
-        match name:
-            case "usd_per_hour":
-                return per_hour
-            case "usd_per_request":
-                return per_hour / 3600 / self._rate("requests", numbers)
-            case "usd_per_million_output_tokens":
-                return 1e6 * per_hour / 3600 / self._rate("output_tokens", numbers)
-            case "usd_per_million_total_tokens":
-                return 1e6 * per_hour / 3600 / self._rate("total_tokens", numbers)
-            case "usd" if self.traffic.timed:
-                return per_hour / 3600 * self.traffic.window_s
-            case "whole_run_usd" if self.traffic.timed:
-                return per_hour / 3600 * self._ends_s(numbers)
-        return np.zeros(numbers.shape)
+    def _least_spent(self, section: str, name: str, numbers: Floats) -> Floats:
+        """Devices cost their price, and draw at least what they draw when idle."""
+        energy = self.pools[0].deployment.scenario.energy
+        if section == "cost":
+            prices = [pool.deployment.usd_per_device_hour for pool in self.pools]
+            each = self._devices * np.array([price or 0.0 for price in prices])
+            if None in prices:
+                return np.zeros(len(numbers))
+        else:
+            each = energy.pue * np.array([pool.resolved.cost.idle_w for pool in self.pools])
+        spent = Spent(
+            ROUNDING * (numbers @ each),
+            devices=numbers @ self._devices,
+            window_s=self.traffic.window_s if self.traffic.timed else 0.0,
+            ends_s=lambda: self._ends_s(numbers),
+            rate=lambda what: self._rate(what, numbers),
+        )
+        if section == "cost":
+            return spent.cost(name)
+        return spent.energy(name, energy.grid_gco2e_per_kwh or 0.0)
 
-    def _least_energy(self, name: str, numbers: Floats) -> Floats:
-        """Devices draw what they draw when idle, at least."""
-        energy = self.pool.deployment.scenario.energy
-        idle_w = ROUNDING * energy.pue * self.pool.resolved.cost.idle_w * numbers
-        grams = (energy.grid_gco2e_per_kwh or 0.0) / J_PER_KWH
-        match name:
-            case "power_w_mean":
-                return idle_w
-            case "power_w_mean_per_device":
-                return idle_w / (self.pool.deployment.devices_per_replica * numbers)
-            case "joules_per_request":
-                return idle_w / self._rate("requests", numbers)
-            case "joules_per_output_token":
-                return idle_w / self._rate("output_tokens", numbers)
-            case "joules_per_total_token":
-                return idle_w / self._rate("total_tokens", numbers)
-            case "gco2e_per_request":
-                return grams * idle_w / self._rate("requests", numbers)
-            case "gco2e_per_million_output_tokens":
-                return 1e6 * grams * idle_w / self._rate("output_tokens", numbers)
-            case "energy_kwh" if self.traffic.timed:
-                return idle_w * self.traffic.window_s / J_PER_KWH
-            case "gco2e" if self.traffic.timed:
-                return grams * idle_w * self.traffic.window_s
-            case "whole_run_kwh" if self.traffic.timed:
-                return idle_w * self._ends_s(numbers) / J_PER_KWH
-            case "whole_run_gco2e" if self.traffic.timed:
-                return grams * idle_w * self._ends_s(numbers)
-        return np.zeros(numbers.shape)
+
+class ReplicaBounds(Bounds):
+    """Bounds of replicas of one kind, which serve all of the traffic."""
+
+    def __init__(self, pool: ResolvedPool, traffic: Offered) -> None:
+        super().__init__([pool], traffic)
+
+
+class PairBounds(Bounds):
+    """Bounds of prefill replicas of one kind and decode replicas of one kind; numbers of replicas
+    have two columns."""
+
+    def __init__(self, prefill: ResolvedPool, decode: ResolvedPool, traffic: Offered) -> None:
+        super().__init__([prefill, decode], traffic)
+
+
+def _latencies(each: Sequence[AloneTimes]) -> Latencies:
+    """Of pools that work together, by their roles."""
+    pools = [alone.pool for alone in each]
+    prefill = [alone for alone in each if alone.pool.role == "prefill"]
+    if not prefill:
+        return each[0] if len(each) == 1 else AnyOf(each)
+    paths = paths_of(pools[0].deployment.scenario, pools)
+    assert paths is not None
+    decode = [alone for alone in each if alone.pool.role == "decode"]
+    ways = [HandedOver(one, other, paths) for one in prefill for other in decode]
+    return ways[0] if len(ways) == 1 else AnyOf(ways)
