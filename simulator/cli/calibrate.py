@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from simulator.cli.folder import ROOT
-from simulator.cli.output import console
+from simulator.cli.output import Bar
 from simulator.cli.safely import INTERRUPTED
 from simulator.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
 
 _FORMATS = ("bf16", "fp16", "fp32", "int8", "fp8")
 
@@ -69,7 +65,7 @@ def calibrate(
         for kind in weights or ("bf16",)
     ]
     try:
-        with _Bar() as bar:
+        with _Parts() as bar:
             path, rows = run.calibrate(wanted, chosen, folder, bar)
     except KeyboardInterrupt:
         click.echo(
@@ -83,31 +79,11 @@ def calibrate(
     click.echo(f"next: simulate fit --measured {folder} --help")
 
 
-class _Bar:
-    """A line on stderr for each part, shown only on a terminal."""
+class _Parts(Bar):
+    """A line for each part."""
 
-    def __enter__(self) -> _Bar:
-        self._bar: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
-        return self
-
-    def __exit__(self, *ended: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def __init__(self) -> None:
+        super().__init__(patience_s=0.0, stays=True, remaining=False)
 
     def __call__(self, part: str, done: int, total: int) -> None:
-        import sys
-
-        if not sys.stderr.isatty():
-            return
-        if self._bar is None:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                console=console(stderr=True),
-            )  # fmt: skip
-            self._bar.start()
-        if part not in self._tasks:
-            self._tasks[part] = self._bar.add_task(f"Measuring {part}", total=total)
-        self._bar.update(self._tasks[part], completed=done, total=total)
+        self.show(f"Measuring {part}", done, total, line=part)

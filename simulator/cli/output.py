@@ -88,15 +88,29 @@ def echo_table(
     console(piped=PIPED_TABLE_COLUMNS).print(table)
 
 
-class ProgressBar:
-    """A bar on stderr, shown only on a terminal and only once a run has taken a second."""
+class Bar:
+    """How far something is, on stderr: only on a terminal, and only once it has taken a moment.
 
-    PATIENCE_S = 1.0
+    Args:
+        what: what is counted (``requests``), and what follows it.
+        patience_s: how long nothing is shown.
+        stays: the bars are left there in the end.
+        remaining: whether the time left is worked out from the counts so far.
+    """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        what: str = "",
+        *,
+        patience_s: float = 1.0,
+        stays: bool = False,
+        remaining: bool = True,
+    ) -> None:
+        self._what, self._patience_s = what, patience_s
+        self._stays, self._remaining = stays, remaining
         self._began = time.monotonic()
         self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._tasks: dict[str, TaskID] = {}
         self._wanted = sys.stderr.isatty()
 
     def __enter__(self) -> Self:
@@ -111,33 +125,43 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.stop()
 
-    def __call__(self, done: int, total: int, clock_s: float) -> None:
-        """Report ``done`` of ``total`` requests at simulated second ``clock_s``."""
-        if not self._wanted or time.monotonic() - self._began < self.PATIENCE_S:
+    def show(self, title: str, done: int, total: int, note: str = "", *, line: str = "") -> None:
+        """Reports ``done`` of ``total``; ``line`` tells bars apart where there are several."""
+        if not self._wanted or time.monotonic() - self._began < self._patience_s:
             return
-        if self._bar is None or self._task is None:
-            self._bar, self._task = _start_bar(total)
-        self._bar.update(self._task, completed=done, total=total, clock=f"{clock_s:,.0f} s")
+        if self._bar is None:
+            self._bar = self._start()
+        if line not in self._tasks:
+            self._tasks[line] = self._bar.add_task(title, total=total, note=note)
+        self._bar.update(
+            self._tasks[line], description=title, completed=done, total=total, note=note
+        )
+
+    def _start(self) -> Progress:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+        if self._what:
+            columns.append(TextColumn(f"{self._what} · {{task.fields[note]}}"))
+        if self._remaining:
+            columns.append(TimeRemainingColumn())
+        bar = Progress(*columns, console=console(stderr=True), transient=not self._stays)
+        bar.start()
+        return bar
 
 
-def _start_bar(total: int) -> tuple[Progress, TaskID]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+class ProgressBar(Bar):
+    """Of one simulation."""
 
-    bar = Progress(
-        TextColumn("Simulating"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("requests · simulated {task.fields[clock]} ·"),
-        TimeRemainingColumn(),
-        console=console(stderr=True),
-        transient=True,
-    )
-    task = bar.add_task("", total=total, clock="0 s")
-    bar.start()
-    return bar, task
+    def __init__(self) -> None:
+        super().__init__("requests")
+
+    def __call__(self, done: int, total: int, clock_s: float) -> None:
+        """Reports ``done`` of ``total`` requests at simulated second ``clock_s``."""
+        self.show("Simulating", done, total, f"simulated {clock_s:,.0f} s ·")

@@ -3,7 +3,7 @@ how far the two lie apart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -14,14 +14,12 @@ from click.core import ParameterSource
 
 from simulator.cli.folder import ROOT
 from simulator.cli.folder import _slug as slug
-from simulator.cli.output import console, echo_json
+from simulator.cli.output import Bar, console, echo_json
 from simulator.cli.safely import INTERRUPTED
 from simulator.cli.scenarios import json_option, loaded, set_option
 from simulator.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from simulator.scenario import Scenario
 
 
@@ -132,7 +130,7 @@ def validate(
     if note:
         click.echo(note, err=True)
     folder = Path(out) if out is not None else ROOT / f"validate-{points.name}"
-    with _kept(ctx, "finished points", folder), _Bar("Validating", "points") as bar:
+    with _kept(ctx, "finished points", folder), _Steps("Validating", "points") as bar:
         found = validation.validate(
             points, folder, split=split, where=pairs, limit=limit, processes=processes,
             progress=bar,
@@ -177,7 +175,7 @@ def _engine(
 
     folder = Path(out) if out is not None else ROOT / f"validate-engine-{slug(scenario.name)}"
     run = part("run")
-    with _kept(ctx, "finished runs", folder), _Bar("Serving", "requests") as bar:
+    with _kept(ctx, "finished runs", folder), _Steps("Serving", "requests") as bar:
         found = run.validate_engine(scenario, folder, progress=bar, **options)
     if html is not None:
         _write(html, part("page").page(found))
@@ -240,34 +238,12 @@ def _write(file: str, text: str) -> None:
         raise UserError(f"cannot be written: {error.strerror}", where=file) from None
 
 
-class _Bar:
-    """A bar on stderr, shown only on a terminal."""
+class _Steps(Bar):
+    """One thing after another."""
 
     def __init__(self, doing: str, what: str) -> None:
-        self._doing, self._what = doing, what
+        super().__init__(what, patience_s=0.0)
+        self._doing = doing
 
-    def __enter__(self) -> Callable[[int, int], None]:
-        self._bar: Progress | None = None
-        return self._update
-
-    def __exit__(self, *ended: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def _update(self, done: int, total: int) -> None:
-        import sys
-
-        if not sys.stderr.isatty():
-            return
-        if self._bar is None:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-            from rich.progress import TimeRemainingColumn as Remaining
-
-            self._bar = Progress(
-                TextColumn(self._doing), BarColumn(), MofNCompleteColumn(),
-                TextColumn(f"{self._what} ·"), Remaining(), console=console(stderr=True),
-                transient=True,
-            )  # fmt: skip
-            self._task = self._bar.add_task("", total=total)
-            self._bar.start()
-        self._bar.update(self._task, completed=done, total=total)
+    def __call__(self, done: int, total: int) -> None:
+        self.show(self._doing, done, total)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import functools
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from simulator.cli.folder import ROOT
-from simulator.cli.output import console
+from simulator.cli.output import Bar
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from simulator.planner.work import Standing, Told, Work
 
 
@@ -106,29 +102,13 @@ def working_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-class WorkBar:
-    """A line on stderr, on a terminal only: what is being done, how fast, how long it may take."""
-
-    PATIENCE_S = 1.0
+class WorkBar(Bar):
+    """Of many simulations: what they are for, how many were kept from before, how fast they are
+    done, and how long those take that are known to be left."""
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        super().__init__("simulations", remaining=False)
         self._stage = "Simulating"
-        self._wanted = sys.stderr.isatty()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def stage(self, text: str) -> None:
         """What is being done."""
@@ -136,36 +116,9 @@ class WorkBar:
 
     def __call__(self, standing: Standing) -> None:
         """How far it is."""
-        if not self._wanted or time.monotonic() - self._began < self.PATIENCE_S:
-            return
-        if self._bar is None or self._task is None:
-            self._bar, self._task = _start_bar(standing.total)
-        kept = f"{standing.from_store:,} kept · " if standing.from_store else ""
-        rate = f"{standing.per_s:,.1f}/s" if standing.per_s else ""
-        self._bar.update(
-            self._task, completed=standing.done, total=standing.total,
-            description=self._stage, rate=f"{kept}{rate}",
-        )  # fmt: skip
-
-
-def _start_bar(total: int) -> tuple[Progress, TaskID]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("simulations · {task.fields[rate]} ·"),
-        TimeRemainingColumn(),
-        console=console(stderr=True),
-        transient=True,
-    )
-    task = bar.add_task("", total=total, rate="")
-    bar.start()
-    return bar, task
+        words = []
+        if standing.from_store:
+            words.append(f"{standing.from_store:,} kept")
+        if standing.per_s is not None and standing.left_s is not None:
+            words += [f"{standing.per_s:,.1f}/s", f"{timedelta(seconds=round(standing.left_s))}"]
+        self.show(self._stage, standing.done, standing.total, " · ".join(words))
