@@ -88,7 +88,7 @@ def uncertainty(
         for member, part in zip(members, _steps_of_groups(record), strict=True)
     ]
     requests = record.requests
-    some = _part(requests)
+    some = first_part(requests)
     base = figures(record, measurement)
     runs = [record if some is requests else rerun(some, steps)]
     for side in (0, 1):
@@ -142,7 +142,7 @@ def _steps_of_groups(record: RunRecord) -> list[StepTable]:
     ]
 
 
-def _part(requests: Requests) -> Requests:
+def first_part(requests: Requests) -> Requests:
     """The first requests; all of them where closed loops stand before open arrivals."""
     closed = requests.pool != OPEN_LOOP
     if closed.any() and not closed.all():

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
 from collections import OrderedDict
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from simulator import simulate
+from simulator.cli.working import WorkBar
 from simulator.errors import UserError
 from simulator.planner import doing
 from simulator.planner.doing import do_task
+from simulator.planner.estimate import estimate, mean_seconds
 from simulator.planner.store import FILE, Store
 from simulator.planner.tasks import Outcome, Task
-from simulator.planner.work import Work
+from simulator.planner.work import Standing, Work
 from tests.work_support import Counting, rows, task, too_big
 
 # --- one task ------------------------------------------------------------------------------------
@@ -190,3 +195,56 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="the folder cannot be made"):
         Store(tmp_path / "file" / "below")
+
+
+# --- how long it takes ---------------------------------------------------------------------------
+
+
+def longer(number: int, requests: int, output: int = 40) -> Task:
+    workload = dict(task().scenario.workload.model_dump(mode="json"))
+    workload["lengths"]["output"]["tokens"] = output
+    return task(number, workload=workload | {"requests": requests})
+
+
+def test_a_sample_tells_how_long_all_will_take():
+    tasks = [longer(n, requests) for n, requests in enumerate((300, 3000, 600, 1200))]
+    expected = estimate(tasks, workers=1)
+    taken = sum(do_task(each).wall_s for each in tasks)
+    assert 0.3 < expected / taken < 3.0  # other processes may run beside this one
+    # By its requests a run of 3,000 costs what five of 600 do.
+    sizes = [mean_seconds([longer(1, 600)]), mean_seconds([longer(1, 3000)])]
+    assert 2.0 < sizes[1] / sizes[0] < 12.0
+
+
+def test_an_estimate_counts_workers_and_intervals(monkeypatch):
+    monkeypatch.setattr("simulator.planner.estimate._tried", lambda _: (2.0, 100))
+    tasks = [longer(n, 100) for n in range(6)]
+    assert estimate(tasks, workers=1) == pytest.approx(12.0)
+    assert estimate(tasks, workers=4) == pytest.approx(3.0)
+    assert estimate(tasks, workers=64) == pytest.approx(2.0)
+    assert mean_seconds([replace(tasks[0], intervals=True)]) == pytest.approx(6.0)
+    assert estimate([], workers=2) is None
+
+
+def test_what_cannot_be_simulated_has_no_estimate():
+    assert estimate([too_big(), too_big()], workers=2) is None
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO])
+def test_the_bar_tells_rate_time_left_and_what_was_kept(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stderr", stream())
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    with WorkBar() as bar:
+        monkeypatch.setattr(bar, "_patience_s", 0.0)
+        bar.stage("searching")
+        bar(Standing(done=40, total=100, from_store=15, simulated=25, per_s=8.25, left_s=95.2))
+    said = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", sys.stderr.getvalue())
+    wanted = "40/100 simulations · 15 kept · 8.2/s · 0:01:35"
+    assert (wanted in said) is (stream is Terminal)
+    assert ("Searching" in said) is (stream is Terminal)

@@ -94,16 +94,15 @@ def _points(file: str, overrides: tuple[str, ...], varied: tuple[str, ...]) -> t
 
 
 def _dry(name: str, points: Any, working: Working, as_json: bool) -> None:
-    from simulator.planner.plan import mean_seconds
+    from simulator.planner.estimate import estimate
     from simulator.planner.tasks import Task
 
     tasks = [Task(point.scenario) for point in points if point.scenario is not None]
-    each = mean_seconds(tasks[:: max(1, len(tasks) // 3)][:3])
     found = {
         "name": name,
         "points": len(points),
         "simulations": len(tasks),
-        "estimated_s": None if each is None else each * len(tasks) / working.count,
+        "estimated_s": estimate(tasks, working.count),
         "workers": working.count,
     }
     if as_json:

@@ -41,7 +41,7 @@ def do_task(task: Task) -> Outcome:
     try:
         watch = watch_for(task.limits, task.scenario)
         result = simulate(
-            task.scenario, intervals=task.intervals, watch=watch, traffic=partial(_traffic, task)
+            task.scenario, intervals=task.intervals, watch=watch, traffic=partial(traffic_of, task)
         )
         hopeless = result.record.reason
         if result.record.interrupted and not hopeless:
@@ -62,7 +62,7 @@ _MOST_TRAFFIC = 4
 _built: OrderedDict[str, Requests] = OrderedDict()
 
 
-def _traffic(task: Task) -> Requests:
+def traffic_of(task: Task) -> Requests:
     """The requests of a task's scenario, built once for tasks that share them: they follow from the
     workload, the seed and what files hold."""
     scenario = task.scenario

@@ -12,6 +12,7 @@ from simulator import __version__
 from simulator.errors import UserError
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
+from simulator.planner.estimate import mean_seconds
 from simulator.planner.judge import (
     Missed,
     Rule,
@@ -24,7 +25,7 @@ from simulator.planner.outlook import Outlook, outlook
 from simulator.planner.provenance import provenance
 from simulator.planner.search import Found, Search, Trial, figure, plain_task, stress_task
 from simulator.planner.space import kinds
-from simulator.planner.tasks import Outcome, Summary, Task
+from simulator.planner.tasks import Outcome, Summary
 from simulator.planner.work import Workplace
 from simulator.results.definitions import value_at
 from simulator.scenario.dump import dump_scenario
@@ -128,15 +129,6 @@ def dry_run(asked: Asked, workers: int) -> dict[str, Any]:
         "workers": workers,
         "estimated_s": None if each is None else each * count / workers,
     }
-
-
-def mean_seconds(tasks: Sequence[Task]) -> float | None:
-    """How long some tasks take on average, here and now; None where none can be simulated."""
-    from simulator.planner.doing import do_task
-
-    outcomes = [do_task(task) for task in tasks]
-    taken = [outcome.wall_s for outcome in outcomes if not outcome.problem]
-    return sum(taken) / len(taken) if taken else None
 
 
 # --- what was asked ------------------------------------------------------------------------------
