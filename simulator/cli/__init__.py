@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from simulator import __version__
+from simulator.cli.break_even import break_even
 from simulator.cli.calibrate import calibrate
 from simulator.cli.compare import compare
 from simulator.cli.describe import list_names
@@ -45,7 +46,7 @@ def version() -> None:
 
 for command in (
     run, check, init, schema, trace, list_names, features, compare, plan, sweep, load_command,
-    explain_command, export_files, calibrate, fit, validate,
+    explain_command, break_even, export_files, calibrate, fit, validate,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -77,7 +77,8 @@ def _pool(
         "peak_device_hours": peak,
         "peak_usd": None if price is None else price * peak,
         "availability": {
-            str(least): _share(up, least, window) for least in range(1, lives.most[number] + 1)
+            str(least): share_of_time(up, least, window)
+            for least in range(1, lives.most[number] + 1)
         },
     }
 
@@ -148,7 +149,8 @@ def _highest(steps: Steps, window: Window) -> int:
     return int(values[seconds > 0].max(initial=0))
 
 
-def _share(steps: Steps, least: int, window: Window) -> float | None:
+def share_of_time(steps: Steps, least: int, window: Window) -> float | None:
+    """Share of the window in which the value was at least ``least``; None of an empty one."""
     seconds, values = _pieces(steps, window)
     if window.duration_s <= 0:
         return None

@@ -11,7 +11,7 @@ from simulator.scenario.document import Document, KeyPath, anchor_paths, expand_
 from simulator.yamlio import parse_yaml
 
 
-def apply_override(document: Document, override: str) -> Document:
+def apply_override(document: Document, override: str, option: str = "--set") -> Document:
     """A copy of ``document`` with one value replaced.
 
     Args:
@@ -19,17 +19,18 @@ def apply_override(document: Document, override: str) -> Document:
         override: ``a.b.c=value``; the value is read as YAML, a list element is meant by its
             position (``workload.classes.0.name=chat``). Mappings that are missing are made, so that
             defaults can be overridden.
+        option: what the command line calls it.
 
     Raises:
         ScenarioError: no ``=``, no path, a value that is not YAML, or a path that leads through
             something that has no keys. Unknown keys are found by the validation that follows.
     """
-    place = f"--set {override}"
+    place = f"{option} {override}"
     path_text, equals, value_text = override.partition("=")
     keys = path_text.strip().split(".")
     if not equals or not all(keys):
         raise ScenarioError(
-            "must be a path and a value", where=place, hint="write --set path.to.field=value"
+            "must be a path and a value", where=place, hint=f"write {option} path.to.field=value"
         )
     if not override.isascii() and override.encode(errors="replace").decode() != override:
         raise ScenarioError("is not UTF-8 text", where=ascii(place))
