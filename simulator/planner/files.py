@@ -7,6 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simulator.planner.plan_page import plan_page
+from simulator.planner.sweep_page import sweep_page
+from simulator.yamlio import parse_yaml
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -14,7 +18,8 @@ Report = dict[str, Any]
 
 
 def write_plan(report: Report, folder: Path) -> list[Path]:
-    """Writes ``plan.json``, ``deployments.csv`` and ``.parquet``, and the winner's scenario.
+    """Writes ``plan.html``, ``plan.json``, ``deployments.csv`` and ``.parquet``; of the winner its
+    scenario ``winner.yaml``, and in ``deploy/`` what starts it.
 
     Args:
         folder: must exist; each file is written under a temporary name first.
@@ -22,22 +27,48 @@ def write_plan(report: Report, folder: Path) -> list[Path]:
     Returns:
         The paths, in the order of writing.
     """
-    files = [_text(folder / "plan.json", _json(report))]
+    files = [
+        _text(folder / "plan.html", plan_page(report)),
+        _text(folder / "plan.json", _json(report)),
+    ]
     files += _tables(deployments(report), folder, "deployments")
     if report["winner"] is not None:
         files.append(_text(folder / "winner.yaml", report["winner"]["scenario"]))
+        files += _deployment(report["winner"]["scenario"], folder / "deploy")
     return files
 
 
+def _deployment(scenario: str, folder: Path) -> list[Path]:
+    """What starts a deployment; nothing for engines whose arguments are not known."""
+    from simulator.launch import launch_files
+    from simulator.scenario.load import load_with_places
+
+    data, _ = parse_yaml(scenario, folder)
+    found = launch_files(load_with_places(data)[0])
+    folder.mkdir(exist_ok=True)
+    return [_text(folder / name, text) for name, text in found.items()]
+
+
 def write_sweep(report: Report, folder: Path) -> list[Path]:
-    """Writes ``sweep.json``, ``points.csv`` and ``.parquet``; see ``write_plan``."""
-    return [_text(folder / "sweep.json", _json(report)), *_tables(points(report), folder, "points")]
+    """Writes ``sweep.html``, ``sweep.json``, ``points.csv`` and ``points.parquet``."""
+    return [
+        _text(folder / "sweep.html", sweep_page(report)),
+        _text(folder / "sweep.json", _json(report)),
+        *_tables(points(report), folder, "points"),
+    ]
 
 
 def deployments(report: Report) -> pd.DataFrame:
-    """One row a simulated deployment: its axes, verdict and figures."""
+    """One row a simulated deployment: its axes, verdict and figures.
+
+    The figures are those of the run that decided, with the traffic grown and replicas missing as
+    the plan asks; then those of cost, which would be of fewer replicas, are left out. A run that
+    was ended early has none.
+    """
     import pandas as pd
 
+    asked = report["asked"]
+    stressed = bool(asked["headroom"] or asked["spare_replicas"])
     return pd.DataFrame(
         {
             "deployment": trial["label"],
@@ -47,9 +78,15 @@ def deployments(report: Report) -> pd.DataFrame:
             "usd_per_hour": trial["usd_per_hour"],
             "state": trial["state"],
             "objective": trial["objective"],
-            "misses": (trial["worst"] or {}).get("limit"),
+            "tightest": (trial["worst"] or {}).get("limit"),
             "excess": (trial["worst"] or {}).get("excess"),
-            **trial["figures"],
+            "problem": trial["problem"] or None,
+            "ended_early": trial["ended_early"] or None,
+            **{
+                path: None if trial["ended_early"] else value
+                for path, value in trial["figures"].items()
+                if not (stressed and path.startswith("cost."))
+            },
         }
         for trial in report["trials"]
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from simulator import __version__
 from simulator.errors import UserError
+from simulator.planner.closest import measured
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
 from simulator.planner.estimate import mean_seconds
@@ -89,6 +90,9 @@ def plan(asked: Asked, work: Workplace, *, told: Told | None = None) -> dict[str
     say("searching")
     search = Search(asked, limits, known, work)
     found = search.run()
+    if not found.best:
+        say("measuring the closest")
+        found = measured(asked, limits, found, work)
     say("comparing the best")
     finalists = [_Finalist(asked, limits, trial, work) for trial in found.best]
     return {
@@ -293,6 +297,8 @@ class _Finalist:
         return {
             "text": str(limit),
             "path": limit.path,
+            "limit": limit.limit,
+            "share": limit.of_share,
             **spread,
             "excess": _excess(limit, known),
             "bad_end": value_at_end(limit, self.stress[0].summary),

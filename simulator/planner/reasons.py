@@ -106,7 +106,10 @@ def missed_words(missed: Missed) -> str:
     side, share = "above" if high else "below", 100 * abs(missed.excess)
     if limit.of_share:
         return f"{figure}, {side} the {bound(limit.limit, limit.path)} that are asked for"
-    return f"{figure}, {share:.0f}% {side} the limit of {bound(limit.limit, limit.path)}"
+    most = bound(limit.limit, limit.path)
+    if high and share > 150.0 and limit.limit > 0:
+        return f"{figure}, {1.0 + share / 100.0:.3g} times the limit of {most}"
+    return f"{figure}, {share:.0f}% {side} the limit of {most}"
 
 
 def nothing_holds(asked: Asked, found: Found, known: Sequence[Outlook]) -> list[str]:

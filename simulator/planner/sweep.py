@@ -117,12 +117,20 @@ def sweep(
         "product": {"name": "servecast", "version": __version__},
         "name": name,
         "axes": axes,
-        "limits": [str(limit) for limit in limits],
+        "limits": _limits(points, limits),
         "points": len(rows),
         "simulated": len(tasks),
         "rows": rows,
         "provenance": _provenance(points),
     }
+
+
+def _limits(points: Sequence[Point], limits: Sequence[Constraint]) -> list[str]:
+    """What every point is compared with; empty where each has limits of its own, or none has."""
+    if limits:
+        return [str(limit) for limit in limits]
+    own = {limits_of((), point.scenario) for point in points if point.scenario is not None}
+    return [str(limit) for limit in own.pop()] if len(own) == 1 else []
 
 
 def _provenance(points: Sequence[Point]) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def render_plan(report: Report, console: Console, files: Sequence[str]) -> None:
         console.print(Text(report["description"]))
     lines(console, [
         ("Model", asked["model"]),
-        *under("Must hold", _limits_of(asked)),
-        ("Best", f"the {_best(asked)}"),
+        *under("Must hold", limit_lines(asked)),
+        ("Best", f"the {best(asked)}"),
         *under("Space", space_lines(report["space"])),
         ("Search", search_line(report["search"])),
     ])  # fmt: skip
@@ -123,7 +123,8 @@ def under(label: str, texts: Sequence[str]) -> list[tuple[str, str]]:
     return [(label if place == 0 else "", text) for place, text in enumerate(texts)]
 
 
-def _limits_of(asked: Report) -> list[str]:
+def limit_lines(asked: Report) -> list[str]:
+    """What must hold, and under what."""
     limits = [limit["text"] for limit in asked["constraints"]]
     found = [" · ".join(limits)]
     terms = bearing(asked)
@@ -145,7 +146,8 @@ def bearing(asked: Report) -> str:
     return " and ".join(words)
 
 
-def _best(asked: Report) -> str:
+def best(asked: Report) -> str:
+    """``lowest cost per hour``."""
     sign = "lowest" if asked["objective"]["sign"] > 0 else "highest"
     return f"{sign} {asked['objective']['label']}"
 
@@ -257,7 +259,8 @@ def _limits(winner: Report) -> list[Column]:
 
 
 def _closest(trials: Sequence[Report]) -> list[Column]:
-    known = [trial for trial in trials if trial["worst"]]
+    judged = [trial for trial in trials if trial["worst"]]
+    known = [trial for trial in judged if not trial["ended_early"]] or judged
 
     def missed(trial: Report) -> float:
         excess = trial["worst"]["excess"]

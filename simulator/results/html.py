@@ -20,6 +20,7 @@ from simulator.results.format import (
     percent,
     with_unit,
 )
+from simulator.results.page import in_script, style
 from simulator.results.phrases import (
     adapters_line,
     answers_line,
@@ -56,13 +57,12 @@ def report(result: Result) -> str:
     from plotly.offline import get_plotlyjs
 
     summary = result.summary()
-    figures = json.dumps(distributions(result) | over_time(result), allow_nan=False)
     template = files("simulator.results").joinpath("report.html").read_text(encoding="utf-8")
     return Template(template).substitute(
         title=escape(f"{summary['name']} · servecast"),
         body=_body(result, summary),
-        # "</" inside a script would end it; in JSON strings it may be written with a backslash.
-        figures=figures.replace("</", "<\\/"),
+        style=style(),
+        figures=in_script(distributions(result) | over_time(result)),
         plotly=get_plotlyjs(),
     )
 
