@@ -19,10 +19,12 @@ from simulator.sentences import Lines, closest, validation_sentence
 __all__ = [
     "Lines",
     "closest",
+    "decoded",
     "dump_yaml",
     "load_yaml",
     "parse_yaml",
     "read_model",
+    "read_text",
     "validation_sentence",
 ]
 
@@ -68,6 +70,38 @@ def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
+def read_text(path: Path) -> str:
+    """A text file of bounded size.
+
+    Raises:
+        UserError: it is missing, too large or not UTF-8.
+    """
+    try:
+        with path.open("rb") as stream:  # never more than the limit: it may be a pipe or a device
+            raw = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise UserError("no such file", where=str(path)) from None
+    except IsADirectoryError:
+        raise UserError("is a directory, not a YAML file", where=str(path)) from None
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    return decoded(raw, str(path))
+
+
+def decoded(raw: bytes, where: str) -> str:
+    """The text of a file that was read up to one byte beyond the limit.
+
+    Raises:
+        UserError: it is larger, or not UTF-8.
+    """
+    if len(raw) > MAX_BYTES:
+        raise UserError(f"holds more than the {MAX_BYTES // 1_000_000} MB allowed", where=where)
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"is not UTF-8 text (byte {error.start})", where=where) from None
+
+
 def load_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
     """Read a YAML file whose top level is a mapping.
 
@@ -78,23 +112,7 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], Lines]:
         UserError: the file is missing, too large, not UTF-8, not YAML, repeats a key, or is not a
             mapping.
     """
-    try:
-        with path.open("rb") as stream:  # never more than the limit: it may be a pipe or a device
-            raw = stream.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise UserError(
-                f"holds more than the {MAX_BYTES // 1_000_000} MB allowed", where=str(path)
-            )
-        text = raw.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError("no such file", where=str(path)) from None
-    except IsADirectoryError:
-        raise UserError("is a directory, not a YAML file", where=str(path)) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"is not UTF-8 text (byte {error.start})", where=str(path)) from None
-    except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    return parse_yaml(text, path)
+    return parse_yaml(read_text(path), path)
 
 
 def parse_yaml(text: str, path: Path) -> tuple[dict[str, Any], Lines]:

@@ -12,7 +12,7 @@ from simulator.cli.describe import list_names
 from simulator.cli.explain import explain_command
 from simulator.cli.features import features
 from simulator.cli.fit import fit
-from simulator.cli.launch import export_files
+from simulator.cli.launch import export_files, import_files
 from simulator.cli.load import load_command
 from simulator.cli.plan import plan
 from simulator.cli.run import run
@@ -46,7 +46,7 @@ def version() -> None:
 
 for command in (
     run, check, init, schema, trace, list_names, features, compare, plan, sweep, load_command,
-    explain_command, break_even, export_files, calibrate, fit, validate,
+    explain_command, break_even, export_files, import_files, calibrate, fit, validate,
 ):  # fmt: skip
     cli.add_command(command)
 

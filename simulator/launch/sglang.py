@@ -10,8 +10,9 @@ from __future__ import annotations
 from math import floor
 from pathlib import Path
 
+from simulator.launch.cache import held_tokens, pinned
 from simulator.launch.checkpoints import WIDE, checkpoint_of, repository_of
-from simulator.launch.vllm import MODULES, pinned
+from simulator.launch.vllm import MODULES
 from simulator.launch.written import Written
 from simulator.resolution.pools import ResolvedPool
 from simulator.scenario.admission import QueueLengthRule
@@ -127,12 +128,6 @@ def _memory(made: Written, pool: ResolvedPool) -> None:
             made.tell(
                 "engine.kv_offload.ssd", "the size and the rates of drives follow from the machine"
             )
-
-
-def held_tokens(pool: ResolvedPool) -> int:
-    """Tokens of the whole replica's KV cache: as asked for, or as many as its blocks hold."""
-    asked = pool.deployment.scenario.engine.kv_cache_tokens
-    return pool.deployment.memory.kv_tokens if asked is None else asked
 
 
 def _scheduling(made: Written, pool: ResolvedPool) -> None:

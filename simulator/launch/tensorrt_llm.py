@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from simulator.errors import ScenarioError
+from simulator.launch.cache import held_tokens, pinned
 from simulator.launch.checkpoints import WIDE, checkpoint_of, repository_of
-from simulator.launch.sglang import held_tokens
-from simulator.launch.vllm import pinned
 from simulator.launch.written import Written
 from simulator.models.spec import MoeMlp
 from simulator.resolution.pools import ResolvedPool

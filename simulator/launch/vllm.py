@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from simulator.launch.cache import pinned
 from simulator.launch.checkpoints import WIDE, checkpoint_of, repository_of
 from simulator.launch.written import Written
 from simulator.resolution.pools import ResolvedPool
@@ -142,16 +143,6 @@ def _memory(made: Written, pool: ResolvedPool) -> None:
     made.say("engine.kv_offload")
     if len(host) < len(asked.kv_offload):
         made.tell("engine.kv_offload", "drives need a connector of their own, such as LMCache")
-
-
-def pinned(pool: ResolvedPool) -> bool:
-    """Whether the size of the KV cache is written beside the memory fraction: it was asked for, or
-    the fraction would be one of more memory than the scenario grants."""
-    deployment = pool.deployment
-    scenario = deployment.scenario
-    granted = scenario.hardware.memory_gib
-    whole = deployment.hardware.memory.capacity_gib.value
-    return scenario.engine.kv_cache_tokens is not None or (granted is not None and granted < whole)
 
 
 def _scheduling(made: Written, pool: ResolvedPool) -> None:
