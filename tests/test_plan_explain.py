@@ -270,6 +270,32 @@ def test_ratios_are_of_the_same_traffic() -> None:
     assert change.effects["ttft_p99"].ratio == pytest.approx(np.sqrt(wanted[0] * wanted[1]))
 
 
+def test_the_highest_rate_with_a_change() -> None:
+    """As looked for with that change alone; twice the replicas bear about twice the load."""
+    from simulator.planner.highest import highest_rate
+
+    scenario = chat(6.0, 200)
+    some = [each for each in changes(scenario) if each.key in ("replicas+1", "weights:fp8")]
+    with Work(LocalBackend(1)) as work:
+        tried = sensitivities(scenario, some, work, seeds=1, highest=True)
+        alone = [
+            highest_rate(each.scenario, (), work, seeds=1, interval=False)
+            for each in some
+            if each.scenario is not None
+        ]
+    by_key = {each.key: each.effects for each in tried.changes}
+    for each, found in zip(some, alone, strict=True):
+        effects = by_key[each.key]
+        assert effects is not None
+        assert effects["highest_per_s"].value == pytest.approx(found.rate_per_s, rel=0.06)
+    twice = by_key["replicas+1"]
+    assert twice is not None
+    assert twice["highest_per_s"].ratio == pytest.approx(2.0, rel=0.2)
+    assert twice["usd_at_highest"].ratio == pytest.approx(1.0, rel=0.2)
+    with Work(LocalBackend(1)) as work, pytest.raises(UserError, match=r"^slo: there is no limit"):
+        sensitivities(chat(slo={}), [], work, seeds=1, highest=True)
+
+
 def test_a_recorded_trace_needs_no_seeds() -> None:
     scenario = load_scenario("chat-8b-h100", ["workload.slice.requests=200"])
     some = [change for change in changes(scenario) if change.key == "weights:fp8"]

@@ -91,6 +91,7 @@ def explain(
     work: Workplace,
     *,
     seeds: int = 3,
+    highest: bool = False,
     told: Callable[[str], None] | None = None,
 ) -> Explanation:
     """Simulates a scenario and every change of it that makes sense.
@@ -100,10 +101,11 @@ def explain(
         work: where the changes are simulated.
         seeds: different traffic that each change is tried with, to tell its effect from chance;
             0: no change is tried.
+        highest: whether to look for the highest rate with every change of the deployment as well.
         told: called with what is being done.
 
     Raises:
-        UserError: the scenario cannot be simulated.
+        UserError: the scenario cannot be simulated, or has no SLO or rate for ``highest``.
         KeyboardInterrupt: Ctrl-C.
     """
     result = simulate(scenario, intervals=False)
@@ -114,7 +116,7 @@ def explain(
         return found
     if told is not None:
         told("changes")
-    tried = sensitivities(scenario, changes(scenario), work, seeds=seeds)
+    tried = sensitivities(scenario, changes(scenario), work, seeds=seeds, highest=highest)
     return explain_result(result, tried)
 
 

@@ -26,6 +26,12 @@ _EFFECTS = (
     ("tokens/s", "tokens_per_s"),
     ("$/M out", "usd_per_million"),
 )
+_AT_MOST = (("most req/s", "highest_per_s"), ("$/M out then", "usd_at_highest"))
+"""Where the highest rate was looked for."""
+
+_LEFT_OUT_FIRST = ("e2e_p50", "tokens_per_s", "usd_per_million")
+"""Of the columns, where lines are too narrow for all."""
+
 _SAME = "="
 
 
@@ -158,7 +164,9 @@ def _changes(tried: Report, width: int) -> Table:
     from rich.text import Text
 
     limited = tried["goal"] != "speed"
-    shown = [column for column in _EFFECTS if width >= 120 or column[1] != "e2e_p50"]
+    most = _AT_MOST if "highest_per_s" in tried["base"] else ()
+    narrow = _LEFT_OUT_FIRST[: 3 if most else 1] if width < 120 else ()
+    shown = [column for column in (*_EFFECTS, *most) if column[1] not in narrow]
     columns = ["", "one change", *(title for title, _ in shown), *(["SLO"] if limited else [])]
     table = _table(columns, left=2)
     base = tried["base"]
@@ -174,7 +182,7 @@ def _changes(tried: Report, width: int) -> Table:
             table.add_section()
             before = change["group"]
         effects = change["effects"]
-        cells = [_cell(effects[name]) for _, name in shown]
+        cells = [_cell(effects[name]) if name in effects else "" for _, name in shown]
         share = effects["goodput_share"]["value"]
         rank = str(change["helps"]) if change["helps"] else ""
         table.add_row(
@@ -188,9 +196,9 @@ def _changes(tried: Report, width: int) -> Table:
 def _figure(name: str, value: float | None) -> str:
     if value is None:
         return NOTHING
-    if name == "usd_per_million":
+    if name.startswith("usd"):
         return money(value)
-    return number(value) if name == "tokens_per_s" else f"{milliseconds(value)} ms"
+    return number(value) if name.endswith("per_s") else f"{milliseconds(value)} ms"
 
 
 def _cell(effect: Report) -> str:

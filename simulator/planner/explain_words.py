@@ -116,11 +116,17 @@ def _helps(tried: Report) -> str:
 
 def effects(change: Report, goal: str) -> str:
     """What a change does, in a few words."""
-    names = {"ttft_p99": "TTFT p99", "tpot_p99": "TPOT p99", "usd_per_million": "cost a token"}
+    names = {
+        "ttft_p99": "TTFT p99",
+        "tpot_p99": "TPOT p99",
+        "usd_per_million": "cost a token",
+        "highest_per_s": "highest rate",
+        "usd_at_highest": "cost a token then",
+    }
     words = []
     for name, title in names.items():
-        effect = change["effects"][name]
-        if effect["ratio"] is not None and effect["sure"]:
+        effect = change["effects"].get(name)
+        if effect is not None and effect["ratio"] is not None and effect["sure"]:
             words.append(f"{title} {signed(effect['ratio'])}")
     if goal == "hold":
         share = change["effects"]["goodput_share"]["value"]

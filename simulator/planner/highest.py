@@ -10,13 +10,18 @@ from typing import Any
 from simulator.errors import UserError
 from simulator.planner.constraints import Constraint
 from simulator.planner.judge import Rule, Verdict, limits_of
-from simulator.planner.load_task import check_scalable, closed_loop_users, task_at
+from simulator.planner.load_task import (
+    FIGURES,
+    check_scalable,
+    closed_loop_users,
+    number_at,
+    task_at,
+)
 from simulator.planner.probe import Probe
 from simulator.planner.reasons import missed_words
 from simulator.planner.stretch import step_factors, stretched
 from simulator.planner.words import amount, title
 from simulator.planner.work import Workplace
-from simulator.results.definitions import value_at
 from simulator.results.format import percent
 from simulator.scenario import Scenario
 
@@ -31,6 +36,9 @@ _MOST = 2.0**14
 
 _LEAST = 2.0**8
 """How much less."""
+
+_NEAR = 1.25
+"""How far from a guess is looked first."""
 
 _SURE = 1.1
 """Loads between which chance decides are told to this factor."""
@@ -55,6 +63,7 @@ class HighestRate:
             and above which none would, at 80%; None where one seed decided.
         by_prediction: the same if steps take as long as 80% of measured ones do at least and at
             most; None if that was not asked for.
+        figures: of the run at the highest rate, by their paths in a summary; empty without one.
         verdict: one sentence.
         simulations: runs that were asked for.
     """
@@ -68,6 +77,7 @@ class HighestRate:
     binding: str
     by_chance: Range | None
     by_prediction: Range | None
+    figures: dict[str, float | None]
     verdict: str
     simulations: int
 
@@ -84,6 +94,7 @@ def highest_rate(
     tolerance: float = TOLERANCE,
     seeds: int = SEEDS,
     interval: bool = True,
+    near: float | None = None,
 ) -> HighestRate:
     """Finds the highest rate, or for a closed loop the most users, that holds all limits.
 
@@ -95,6 +106,7 @@ def highest_rate(
         seeds: runs that decide where one is close to a limit.
         interval: whether to say what the interval of the predictions makes of the answer, which
             takes about as many runs again, twice.
+        near: a guess, as a multiple of the scenario's own traffic.
 
     Raises:
         UserError: there is nothing to hold, no rate to raise, or nothing that can be simulated.
@@ -111,7 +123,7 @@ def highest_rate(
     if not 0.0 < tolerance < 1.0:
         raise UserError("must lie between 0 and 1", where=f"tolerance {tolerance:g}")
     probe = Probe(scenario, limits, work, seeds)
-    low, high = _bracket(probe, 1.0)
+    low, high = _bracket(probe, 1.0) if near is None else _bracket(probe, near, _NEAR)
     low, high = _narrow(probe, low, high, tolerance)
     words = tuple(limit_words(limit) for limit in limits)
     if low is None or high is None:
@@ -123,13 +135,14 @@ def highest_rate(
         predicted, more = _by_prediction(scenario, limits, work, low, tolerance)
         simulations += more
     outcome, verdict = probe.outcome(low), probe.verdict(high)
-    rate = value_at(outcome.summary, "throughput.sent_requests_per_s")
+    rate = number_at(outcome.summary, "throughput.sent_requests_per_s")
     users = closed_loop_users(scenario)
     found = None if users is None else round(low * users)
     binding = _binding(verdict)
     load = f"{found} users" if found is not None else f"{rate:.3g} requests/s"
     return HighestRate(
         scenario.name, words, rate, found, low, high, binding, chance, predicted,
+        {path: number_at(outcome.summary, path) for path in FIGURES},
         f"{load} hold; at {high / low - 1:.0%} more {binding}", simulations,
     )  # fmt: skip
 
@@ -148,7 +161,18 @@ def _nothing(
             "because there are too few requests to fill the deployment."
         )
     return HighestRate(
-        scenario.name, words, None, None, None, high, binding, None, None, text, probe.simulations
+        scenario.name,
+        words,
+        None,
+        None,
+        None,
+        high,
+        binding,
+        None,
+        None,
+        {},
+        text,
+        probe.simulations,
     )
 
 
@@ -179,16 +203,17 @@ def _of_class(limit: Constraint) -> str:
     return f" ({limit.traffic_class})" if limit.traffic_class else ""
 
 
-def _bracket(probe: Probe, start: float) -> tuple[float | None, float | None]:
-    """A load that holds and one that fails, doubled or halved from the start on."""
-    probe.at([start / 2, start, 2 * start])
-    reach = 4.0
+def _bracket(probe: Probe, start: float, spread: float = 2.0) -> tuple[float | None, float | None]:
+    """A load that holds and one that fails, first looked for around the start, then by doubling or
+    halving."""
+    probe.at([start / spread, start, start * spread])
+    reach = spread
     while True:
         low, high = probe.edge()
         if high is None:
-            wanted = [start * reach, start * 2 * reach]
+            wanted = [start * reach * 2, start * reach * 4]
         elif low is None:
-            wanted = [start / reach, start / (2 * reach)]
+            wanted = [start / (reach * 2), start / (reach * 4)]
         else:
             return low, high
         if reach > (_MOST if high is None else _LEAST) or not probe.fresh(wanted):

@@ -10,30 +10,11 @@ from typing import Any
 from simulator.errors import UserError
 from simulator.planner.judge import overloaded
 from simulator.planner.knee import Knee, LoadPoint, around_knee, knee_of, throughput
-from simulator.planner.load_task import FigurePath, check_scalable, loads_of, task_at
-from simulator.planner.tasks import Outcome, Summary
+from simulator.planner.load_task import FIGURES, check_scalable, loads_of, number_at, task_at
+from simulator.planner.tasks import Outcome
 from simulator.planner.work import Workplace
 from simulator.results.definitions import value_at
 from simulator.scenario import Scenario
-
-FIGURES: tuple[str, ...] = (
-    "latency.ttft_ms.p50",
-    "latency.ttft_ms.p99",
-    "latency.tpot_ms.p50",
-    "latency.tpot_ms.p99",
-    "latency.e2e_ms.mean",
-    "latency.e2e_ms.p50",
-    "latency.e2e_ms.p99",
-    "throughput.requests_per_s",
-    "throughput.output_tokens_per_s",
-    "slo.goodput_requests_per_s",
-    "slo.goodput_share",
-    "kv_cache.use_mean",
-    "scheduling.batch_size_mean",
-    "utilization.busy_share",
-    "cost.usd_per_million_output_tokens",
-)
-"""What is noted of every point."""
 
 METRIC = "e2e_ms.mean"
 """Latency whose knee is looked for, unless another one is named."""
@@ -138,7 +119,7 @@ def _path(metric: str) -> str:
 class _Probe:
     """Loads that were simulated, by their factor (of closed loops: the users they come to)."""
 
-    def __init__(self, scenario: Scenario, work: Workplace, paths: Sequence[FigurePath]) -> None:
+    def __init__(self, scenario: Scenario, work: Workplace, paths: Sequence[str]) -> None:
         self.scenario = scenario
         self._work = work
         self._paths = tuple(dict.fromkeys(paths))
@@ -167,17 +148,11 @@ class _Probe:
         summary = outcome.summary
         return LoadPoint(
             factor=factor,
-            rate_per_s=_number(summary, "throughput.sent_requests_per_s") or 0.0,
+            rate_per_s=number_at(summary, "throughput.sent_requests_per_s") or 0.0,
             users=value_at(summary, "simulated.traffic.concurrency") or None,
             keeps_up=not overloaded(summary),
-            figures={path: _number(summary, path) for path in self._paths},
+            figures={path: number_at(summary, path) for path in self._paths},
         )
-
-
-def _number(summary: Summary, path: str) -> float | None:
-    value = value_at(summary, path)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number else None
 
 
 def _saturating(probe: _Probe) -> float:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from simulator.errors import ScenarioError
 from simulator.planner.constraints import Constraint
-from simulator.planner.tasks import Task
+from simulator.planner.tasks import Summary, Task
 from simulator.planner.traffic import scaled
+from simulator.results.definitions import value_at
 from simulator.scenario import Scenario
 from simulator.scenario.workload import (
     BatchWorkload,
@@ -18,7 +19,24 @@ from simulator.scenario.workload import (
     Workload,
 )
 
-FigurePath = str
+FIGURES: tuple[str, ...] = (
+    "latency.ttft_ms.p50",
+    "latency.ttft_ms.p99",
+    "latency.tpot_ms.p50",
+    "latency.tpot_ms.p99",
+    "latency.e2e_ms.mean",
+    "latency.e2e_ms.p50",
+    "latency.e2e_ms.p99",
+    "throughput.requests_per_s",
+    "throughput.output_tokens_per_s",
+    "slo.goodput_requests_per_s",
+    "slo.goodput_share",
+    "kv_cache.use_mean",
+    "scheduling.batch_size_mean",
+    "utilization.busy_share",
+    "cost.usd_per_million_output_tokens",
+)
+"""What is noted of every point."""
 
 
 def task_at(
@@ -83,3 +101,10 @@ def _classes(workload: Workload) -> list[tuple[str, Workload | object]]:
         return [(f"workload.classes.{i}.workload", each.workload)
                 for i, each in enumerate(workload.classes)]  # fmt: skip
     return [("workload", workload)]
+
+
+def number_at(summary: Summary, path: str) -> float | None:
+    """A figure of a summary; None where it is undefined."""
+    value = value_at(summary, path)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from simulator.errors import UserError
 from simulator.planner.changes import Change, Group, phrase
+from simulator.planner.highest import TOLERANCE, HighestRate, highest_rate
 from simulator.planner.judge import half_width
 from simulator.planner.load_task import task_at
 from simulator.planner.tasks import Outcome, Summary
@@ -25,6 +26,10 @@ FIGURES = {
     "goodput_share": "slo.goodput_share",
 }
 """What is compared, by the path in a summary."""
+
+AT_MOST = ("highest_per_s", "usd_at_highest")
+"""What is compared as well where the highest rate is looked for: that rate, and the cost per
+million output tokens at it."""
 
 LEAST = 0.01
 """Changes below this share are none, however sure they are."""
@@ -59,7 +64,7 @@ class Sensitivity:
     Args:
         key, group, title, sets: see ``Change``.
         problem: why it is impossible, in a phrase; then there is nothing else.
-        effects: of each of ``FIGURES``.
+        effects: of each of ``FIGURES``, and ``AT_MOST`` where that was asked for.
         slo_held: whether every seed's traffic holds the SLO; None: none is given, or seeds
             disagree.
         helps: its rank among the changes of the deployment that help, from 1; 0: it does not.
@@ -98,10 +103,27 @@ class Sensitivities:
 
 
 def sensitivities(
-    scenario: Scenario, changes: Sequence[Change], work: Workplace, *, seeds: int = 3
+    scenario: Scenario,
+    changes: Sequence[Change],
+    work: Workplace,
+    *,
+    seeds: int = 3,
+    highest: bool = False,
 ) -> Sensitivities:
     """Simulates every change with the traffic of every seed. Where seeds change nothing, as with a
-    recorded trace, one is enough."""
+    recorded trace, one is enough.
+
+    Args:
+        scenario: before any change.
+        changes: see ``simulator.planner.changes``.
+        work: where the simulations are done.
+        seeds: how many.
+        highest: whether to look for the highest rate that holds the SLO with every change of the
+            deployment, which takes about ten simulations each.
+
+    Raises:
+        UserError: the scenario cannot be simulated, or has no SLO or rate for ``highest``.
+    """
     base = work.run([task_at(scenario, 1.0, seed=seed) for seed in range(seeds)])
     for outcome in base:
         if outcome.problem:
@@ -125,6 +147,17 @@ def sensitivities(
     }
     before = [_values(outcome.summary) for outcome in base]
     means = {name: _mean([values[name] for values in before]) for name in FIGURES}
+    if highest:
+        now = _at_most(scenario, work)
+        simulations += now.simulations
+        means |= _most(now)
+        for change in possible:
+            each = found[change.key]
+            if change.group == "deployment" and change.scenario is not None and each.effects:
+                after = _at_most(change.scenario, work, now.factor)
+                simulations += after.simulations
+                most = _compared_most(_most(now), _most(after))
+                found[change.key] = replace(each, effects=each.effects | most)
     held = _held(base)
     limited = bool(value_at(base[0].summary, "slo.limits_given"))
     goal: Goal = "speed" if not limited else "save" if held else "hold"
@@ -177,6 +210,31 @@ def _effect(old: Sequence[float | None], new: Sequence[float | None]) -> Effect:
     return Effect(_mean(new), math.exp(middle), sure=abs(middle) > margin)
 
 
+# --- the highest rate ----------------------------------------------------------------------------
+
+
+def _at_most(scenario: Scenario, work: Workplace, near: float | None = None) -> HighestRate:
+    return highest_rate(scenario, (), work, seeds=1, interval=False, near=near)
+
+
+def _most(found: HighestRate) -> dict[str, float | None]:
+    cost = found.figures.get("cost.usd_per_million_output_tokens")
+    return {"highest_per_s": found.rate_per_s, "usd_at_highest": cost}
+
+
+def _compared_most(
+    before: Mapping[str, float | None], after: Mapping[str, float | None]
+) -> dict[str, Effect]:
+    """Rates are known to the tolerance of the search."""
+    effects = {}
+    for name in AT_MOST:
+        old, new = before[name], after[name]
+        ratio = new / old if old and new else None
+        sure = ratio is not None and abs(math.log(ratio)) > TOLERANCE
+        effects[name] = Effect(new, ratio, sure)
+    return effects
+
+
 # --- what helps ----------------------------------------------------------------------------------
 
 
@@ -200,8 +258,12 @@ def merit(change: Sensitivity, goal: Goal) -> tuple[float, ...] | None:
     - ``save``: changes that hold the SLO for less, the cheapest first; then those that shorten
       latency without costing more.
     - ``speed``: what lowers latency times cost most.
+
+    Where the highest rate was looked for, the cost is that at this rate.
     """
-    cost, latency = _ratio(change, "usd_per_million"), _latency(change)
+    known = change.effects is not None and "usd_at_highest" in change.effects
+    cost = _ratio(change, "usd_at_highest" if known else "usd_per_million")
+    latency = _latency(change)
     if goal == "hold":
         share = change.effects["goodput_share"] if change.effects else None
         if change.slo_held:
