@@ -203,6 +203,11 @@ class HandedOver:
     @cached_property
     def _landed_s(self) -> Floats:
         """From sending to the arrival of keys and values."""
+        return self.prefill.computed_s + ROUNDING * self.moved_s
+
+    @cached_property
+    def moved_s(self) -> Floats:
+        """Least time of keys and values on their way, after the prompt's last step, of each row."""
         requests, paths = self.prefill.traffic.requests, self.paths
         rates = [link.bytes_per_s for link in paths.ends]
         fastest = max(rates) if paths.shared is None else min(max(rates), paths.shared.bytes_per_s)
@@ -212,8 +217,8 @@ class HandedOver:
             size = size / paths.layers
         elif self.decode.pool.deployment.limits.prefix_caching:
             size = 0.0 * size
-        moved = paths.latency_s + size[place] / fastest
-        return self.prefill.computed_s + ROUNDING * moved
+        moved: Floats = paths.latency_s + size[place] / fastest
+        return moved
 
     @cached_property
     def ttft_s(self) -> Floats:

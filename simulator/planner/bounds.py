@@ -20,6 +20,7 @@ from simulator.costs.least import ROUNDING
 from simulator.planner.alone import AloneTimes, AnyOf, HandedOver, Latencies, setting_of
 from simulator.planner.backlog import Backlog
 from simulator.planner.constraints import Constraint
+from simulator.planner.estimates import Estimates, PairEstimates
 from simulator.planner.machines import Machine, machines_of
 from simulator.planner.rates import Capacity, Rates
 from simulator.planner.spent import Spent
@@ -328,18 +329,38 @@ class Bounds:
 
 
 class ReplicaBounds(Bounds):
-    """Bounds of replicas of one kind, which serve all of the traffic."""
+    """Bounds of replicas of one kind that serve all of the traffic, and what to expect of them."""
 
     def __init__(self, pool: ResolvedPool, traffic: Offered) -> None:
         super().__init__([pool], traffic)
 
+    @cached_property
+    def expected(self) -> Estimates:
+        """What to expect of them."""
+        return Estimates(self._each[0])
+
+    def estimate(self, path: str, replicas: Counts) -> Floats:
+        """What to expect of a figure; see ``Estimates.figure``. Shape (candidates,)."""
+        return self.expected.figure(path, replicas)
+
 
 class PairBounds(Bounds):
-    """Bounds of prefill replicas of one kind and decode replicas of one kind; numbers of replicas
-    have two columns."""
+    """Bounds of prefill replicas of one kind and decode replicas of one kind, and what to expect of
+    them; numbers of replicas have two columns."""
 
     def __init__(self, prefill: ResolvedPool, decode: ResolvedPool, traffic: Offered) -> None:
         super().__init__([prefill, decode], traffic)
+
+    @cached_property
+    def expected(self) -> PairEstimates:
+        """What to expect of them."""
+        assert isinstance(self.alone, HandedOver)
+        prefill, decode = (Estimates(each) for each in self._each)
+        return PairEstimates(prefill, decode, float(self.alone.moved_s.mean()))
+
+    def estimate(self, path: str, replicas: Counts) -> Floats:
+        """What to expect of a figure; see ``PairEstimates.figure``. Shape (candidates,)."""
+        return self.expected.figure(path, replicas)
 
 
 def _latencies(each: Sequence[AloneTimes]) -> Latencies:
