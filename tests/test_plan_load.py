@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from simulator.cli import cli
+from simulator.cli.load import parse_limit
 from simulator.errors import UserError
 from simulator.planner.backends.local import LocalBackend
 from simulator.planner.constraints import Constraint
@@ -20,7 +26,7 @@ from simulator.planner.load_task import task_at
 from simulator.planner.stretch import step_factors, stretched
 from simulator.planner.tasks import Outcome, Task
 from simulator.planner.work import Work
-from simulator.scenario import Scenario, load_scenario
+from simulator.scenario import Scenario, dump_scenario, load_scenario
 from tests.test_queueing import STEP_S, erlang_c, poisson, serve
 
 Answer = Callable[[float, int], float]
@@ -343,3 +349,62 @@ def test_a_knee_of_something_that_is_no_latency() -> None:
 def test_what_cannot_be_simulated_is_told() -> None:
     with Work(LocalBackend(1)) as work, pytest.raises(UserError, match=r"does not fit|needs"):
         highest_rate(chat(model="llama-3.1-405b"), (), work)
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scenario_file(tmp_path: Path) -> str:
+    file = tmp_path / "chat.yaml"
+    file.write_text(dump_scenario(chat(6.0, 150)))
+    return str(file)
+
+
+def test_the_command_writes_what_it_prints(scenario_file: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--quick", "--workers", "1", "--store", str(tmp_path / "store")]
+    done = CliRunner().invoke(cli, ["load", scenario_file, *options, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert max(map(len, done.output.splitlines())) <= 100 + len(str(out))
+    report = json.loads((out / "load.json").read_text())
+    again = CliRunner().invoke(cli, ["load", scenario_file, *options, "--json"])
+    assert json.loads(again.output) == report
+    rows = list(csv.DictReader((out / "load.csv").read_text().splitlines()))
+    points = report["curve"]["points"]
+    assert [float(row["rate_per_s"]) for row in rows] == [p["rate_per_s"] for p in points]
+    highest = report["highest"]
+    assert highest["factor"] in [point["factor"] for point in points]
+    page = (out / "load.html").read_text()
+    assert page.count("<svg") == 2
+    assert f"{highest['rate_per_s']:.3g} requests/s" in page
+    assert "http" not in page
+    ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
+
+
+def test_without_limits_there_is_no_highest_rate(scenario_file: str) -> None:
+    options = ["--set", "slo.ttft_ms=null", "--set", "slo.tpot_ms=null", "--quick", "--no-files"]
+    done = CliRunner().invoke(cli, ["load", scenario_file, *options, "--no-store"])
+    assert "no SLO and no --limit is given" in done.output
+
+
+@pytest.mark.parametrize(
+    ("limit", "sentence"),
+    [
+        ("ttft_ms.p99", "must be a metric, <= or >=, and a number"),
+        ("ttft_ms.p99<=soon", "'soon' is no number"),
+        ("ttft<=5", "there is no metric 'ttft'; did you mean 'ttft_ms.p99'?"),
+        ("chat:cost.usd<=5", "metric 'cost.usd' is not kept for each class"),
+    ],
+)
+def test_limits_that_are_none(scenario_file: str, limit: str, sentence: str) -> None:
+    done = CliRunner().invoke(cli, ["load", scenario_file, "--limit", limit, "--no-files"])
+    assert done.exit_code == 2
+    assert done.output.startswith(f"Error: --limit {limit}: {sentence}")
+
+
+def test_limits_are_read() -> None:
+    limit = parse_limit("chat: ttft_ms.p99 <= 250")
+    assert (limit.traffic_class, limit.metric, limit.max) == ("chat", "ttft_ms.p99", 250.0)
+    limit = parse_limit("throughput.output_tokens_per_s>=1e3")
+    assert (limit.traffic_class, limit.min) == (None, 1000.0)

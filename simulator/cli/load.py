@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from simulator.scenario import Scenario
 
 _LIMIT = re.compile(
-    r"(?:(?P<cls>[^:<>=]+):)?(?P<metric>[\w.]+)\s*(?P<sign><=|>=|≤|≥)\s*(?P<to>\S+)"
+    r"(?:(?P<cls>[^:<>=]+):\s*)?(?P<metric>[\w.]+)\s*(?P<sign><=|>=|≤|≥)\s*(?P<to>\S+)"
 )
 
 
@@ -94,17 +94,18 @@ def _report(
     from simulator.planner.load import load_curve
 
     with WorkBar() as bar, working.open(bar) as work:
-        curve = load_curve(scenario, work, metric=metric, quick=quick)
         highest = None
         if limits_of(constraints, scenario):
             highest = highest_rate(
                 scenario, constraints, work, seeds=1 if quick else 3, interval=not quick
-            ).as_dict()
+            )
+        also = [highest.factor] if highest and highest.factor is not None else []
+        curve = load_curve(scenario, work, metric=metric, also=also, quick=quick)
     return {
         "name": scenario.name,
         "description": scenario.description,
         "curve": curve.as_dict(),
-        "highest": highest,
+        "highest": highest and highest.as_dict(),
     }
 
 

@@ -65,6 +65,7 @@ def load_curve(
     *,
     metric: str = METRIC,
     factors: Sequence[float] | None = None,
+    also: Sequence[float] = (),
     quick: bool = False,
 ) -> LoadCurve:
     """Simulates the scenario with its traffic scaled, the same requests at every load.
@@ -76,6 +77,7 @@ def load_curve(
             left out.
         factors: loads to look at; default: from a tenth of what saturates the deployment to a
             quarter beyond it, and some around the knee.
+        also: further loads.
         quick: fewer points, none around the knee.
 
     Raises:
@@ -85,6 +87,7 @@ def load_curve(
     path = _path(metric)
     check_scalable(scenario)
     probe = _Probe(scenario, work, (*FIGURES, path))
+    probe.at(also)
     if factors is not None:
         probe.at(factors)
         points = probe.points()
