@@ -29,7 +29,7 @@ from simulator.planner.store import Store  # noqa: E402
 from simulator.planner.tasks import Task  # noqa: E402
 from simulator.scenario import Scenario, load_scenario  # noqa: E402
 
-ROUNDS = 3
+ROUNDS = 2
 """Everything is done so often, in turn, and the fastest counts."""
 
 
@@ -85,7 +85,7 @@ def pool() -> None:
 
 
 def overhead() -> None:
-    few, many = ([task(seed, 60) for seed in range(n)] for n in (100, 400))
+    few, many = ([task(seed, 60) for seed in range(n)] for n in (50, 200))
 
     def spent(tasks: list[Task]) -> float:
         """Processor time of this process and of a worker from its start to its end."""
@@ -106,7 +106,7 @@ def overhead() -> None:
     small = min(spent(few) for _ in range(ROUNDS))
     large = min(spent(many) for _ in range(ROUNDS))
     (alone,) = best(lambda: [do_task(each) for each in many], clock=process_time)
-    there, here = (large - small) / 300, alone / 400
+    there, here = (large - small) / 150, alone / 200
     print(f"overhead: a run of 60 requests takes {1e3 * here:.2f} ms of processor time in one "
           f"process and {1e3 * there:.2f} ms through workers: {there / here - 1:+.1%}")  # fmt: skip
 
@@ -130,7 +130,7 @@ def store() -> None:
 
 
 def hopeless() -> None:
-    for rate in (40.0, 60.0, 80.0, 160.0):
+    for rate in (40.0, 60.0, 120.0):
         whole, limited = task(1, 3000, rate), task(1, 3000, rate, limit_ms=1000.0)
         free, ended = best(
             lambda whole=whole: do_task(whole), lambda limited=limited: do_task(limited)

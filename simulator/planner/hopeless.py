@@ -191,7 +191,7 @@ class _Highest:
             least = float(np.maximum(np.nan_to_num(values), 0.0).sum()) / size if size else 0.0
             if least <= self.limit.limit * (1.0 + _ROUNDING):
                 return ""
-            return f"{self.limit}: it is {least:.4g} at least"
+            return f"{self.limit}: the mean is {least:,.4g} ms at least"
         above = int(np.count_nonzero(values > self.limit.limit))
         # As numpy computes it; one value fewer than this may lie above.
         index = math.floor((size - 1) * (_PERCENTS[self.statistic] / 100.0))
