@@ -67,7 +67,13 @@ def beaten(scenario: Scenario, base: Path | None = None) -> list[str]:
     summary: dict[str, Any] = simulate(scenario, base=base, intervals=False).summary()
     replicas = [[pool.replicas for pool in bounds.pools]]
     found = []
-    for paths, bound, sign in ((FLOORS, bounds.floor, 1.0), (CEILINGS, bounds.ceiling, -1.0)):
+    floors = FLOORS + [
+        path.replace("latency", f"classes.{name}")
+        for name in summary["classes"]
+        for path in FLOORS
+        if path.startswith("latency")
+    ]
+    for paths, bound, sign in ((floors, bounds.floor, 1.0), (CEILINGS, bounds.ceiling, -1.0)):
         for path in paths:
             value = value_at(summary, path)
             limit = float(bound(path, replicas)[0])
@@ -283,6 +289,20 @@ def test_what_no_bound_rules_out_is_possible() -> None:
     assert possible(metric="cost.usd_per_hour", max=2.5 * price) == [True, True, False]
     assert possible(metric="throughput.requests_per_s", min=100.0) == [False] * 3
     assert possible(metric="kv_cache.use_mean", max=0.0) == [True] * 3
+
+
+def test_a_class_is_bounded_by_its_own_requests() -> None:
+    bounds = bounds_of(load_scenario(EXAMPLES / "mixed-classes-8b-h100.yaml"), EXAMPLES)
+    names = bounds.traffic.requests.classes
+    each = [float(bounds.floor(f"classes.{name}.e2e_ms.mean", [1])[0]) for name in names]
+    assert len(names) > 1
+    assert len(set(each)) == len(names)
+    whole = float(bounds.floor("latency.e2e_ms.mean", [1])[0])
+    assert min(each) < whole < max(each)
+    slowest = names[int(np.argmax(each))]
+    limit = Constraint(metric="e2e_ms.mean", max=0.9 * max(each), traffic_class=slowest)
+    assert not bounds.possible([limit], [1, 16]).any()
+    assert bounds.floor("classes.nobody.e2e_ms.mean", [1]).tolist() == [0.0]
 
 
 def test_what_is_unknown_is_not_bounded() -> None:

@@ -20,7 +20,9 @@ from simulator.costs.least import ROUNDING
 from simulator.planner.alone import AloneTimes, AnyOf, HandedOver, Latencies, setting_of
 from simulator.planner.backlog import Backlog
 from simulator.planner.constraints import Constraint
-from simulator.planner.estimates import Estimates, PairEstimates
+from simulator.planner.estimates import Estimates
+from simulator.planner.estimates_of_pairs import PairEstimates
+from simulator.planner.least_latencies import LATENCIES, LeastLatencies
 from simulator.planner.machines import Machine, machines_of
 from simulator.planner.rates import Capacity, Rates
 from simulator.planner.spent import Spent
@@ -32,11 +34,6 @@ from simulator.workload.requests import Floats
 
 Counts = npt.ArrayLike
 """Numbers of replicas. Shape (candidates,)."""
-
-_PERCENTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
-_LATENCIES = ("ttft_ms", "tpot_ms", "e2e_ms")
-_MEANS = np.array([0.0, 0.1, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0])
-"""Shares of the requests whose least waits bound the mean from below."""
 
 
 class Bounds:
@@ -55,7 +52,7 @@ class Bounds:
         self.traffic = traffic
         each = [AloneTimes(pool, traffic, setting_of(pool, traffic)) for pool in pools]
         self._pairs = sorted(pool.role for pool in pools) == ["decode", "prefill"]
-        self.alone = _latencies(each)
+        self.alone = _together(each)
         asked = pools[0].deployment.scenario.deployment
         steady = all(pool.life is None for pool in pools)
         self.certain = (
@@ -69,7 +66,6 @@ class Bounds:
         self.whole = steady and not any(pool.shares for pool in pools)
         """Whether all devices are held all of the time, by one pool each."""
         self._each = each
-        self._known_waits: tuple[bytes, list[tuple[Floats, Floats]]] = b"", []
 
     def _numbers(self, replicas: Counts) -> Floats:
         """Shape (candidates, pools)."""
@@ -87,21 +83,6 @@ class Bounds:
         return [
             one for number, alone in enumerate(self._each) for one in machines_of(alone, number)
         ]
-
-    @cached_property
-    def _backlogs(self) -> list[tuple[Backlog, Backlog, float]]:
-        """Of each machine, the work up to first tokens and that of all tokens, of the requests that
-        count; and the most work after the first token that any has."""
-        traffic = self.traffic
-        assert traffic.counted is not None
-        chosen = traffic.counted[traffic.leads]
-        sent_s = traffic.requests.arrival_s[traffic.places]
-        found = []
-        for one in self.machines:
-            parts = (np.where(chosen, seconds, 0.0) for seconds in (one.first_s, one.whole_s))
-            early, whole = (Backlog(sent_s, seconds) for seconds in parts)
-            found.append((early, whole, float((one.whole_s - one.first_s).max())))
-        return found
 
     @cached_property
     def loads(self) -> Floats:
@@ -127,8 +108,8 @@ class Bounds:
         """What a figure of the summary is at least; 0 where no bound is known.
 
         Args:
-            path: ``latency.{ttft,tpot,e2e}_ms.{mean,p50,p90,p95,p99}``, or one of ``cost`` and
-                ``energy``.
+            path: ``latency.{ttft,tpot,e2e}_ms.{mean,p50,p90,p95,p99}``, the same of a class as
+                ``classes.chat.ttft_ms.p99``, or one of ``cost`` and ``energy``.
             replicas: numbers of replicas. Shape (candidates,), or (candidates, pools).
 
         Returns:
@@ -137,8 +118,10 @@ class Bounds:
         numbers = self._numbers(replicas)
         section, _, rest = path.partition(".")
         name, _, statistic = rest.partition(".")
-        if section == "latency" and name in _LATENCIES:
-            return self._least_latency(name, statistic, numbers)
+        if section == "latency" and name in LATENCIES:
+            return self._latencies.figure(name, statistic, numbers)
+        if section == "classes":
+            return self._of_class(rest, numbers)
         if section in ("cost", "energy") and self.whole:
             return self._least_spent(section, name, numbers)
         return np.zeros(len(numbers))
@@ -170,77 +153,26 @@ class Bounds:
         numbers = self._numbers(replicas)
         found = np.ones(len(numbers), dtype=np.bool_)
         for each in constraints:
-            if each.traffic_class is not None:
-                continue
             if each.max is not None:
                 found &= self.floor(each.path, numbers) <= each.max
             else:
                 found &= self.ceiling(each.path, numbers) >= each.limit
         return found
 
-    # --- latency ---------------------------------------------------------------------------------
+    # --- latency and limits ----------------------------------------------------------------------
 
-    def _least_latency(self, name: str, statistic: str, numbers: Floats) -> Floats:
-        alone = self._counting(getattr(self.alone, name.removesuffix("_ms") + "_s"))
-        if not len(alone) or statistic not in ("mean", *_PERCENTILES):
+    @cached_property
+    def _latencies(self) -> LeastLatencies:
+        return LeastLatencies(self.traffic, self.alone, self.machines, certain=self.certain)
+
+    def _of_class(self, rest: str, numbers: Floats) -> Floats:
+        """A latency of one traffic class: ``chat.ttft_ms.p99``."""
+        name, _, metric = rest.rpartition(".")[0].rpartition(".")
+        classes = self.traffic.requests.classes
+        if metric not in LATENCIES or name not in classes:
             return np.zeros(len(numbers))
-        mean = statistic == "mean"
-        own = alone.mean() if mean else np.percentile(alone, _PERCENTILES[statistic])
-        least = np.full(len(numbers), float(own))
-        waits = self.certain and self.whole and self.traffic.timed
-        if waits and name != "tpot_ms":
-            least = np.maximum(least, self._waits(name, statistic, numbers))
-        return 1e3 * ROUNDING * least
-
-    def _counting(self, values: Floats) -> Floats:
-        """Of the requests' least values, those of the fewest and fastest that may count."""
-        if self.certain and self.traffic.counted is not None:
-            values = values[self.traffic.counted[self.traffic.leads]]
-            return values[np.isfinite(values)]
-        values = np.sort(values[np.isfinite(values)])
-        if not self.certain:
-            return values[:1]
-        return values[: max(1, len(values) - self.traffic.most_cut)]
-
-    def _waits(self, name: str, statistic: str, numbers: Floats) -> Floats:
-        """What requests wait at least because others come as well, seconds."""
-        n = self.traffic.least_counted
-        if statistic != "mean":
-            rank = int((n - 1) * _PERCENTILES[statistic] / 100)
-            return self._wait_of_rank(name, n - 1 - rank, numbers)
-        ranks = np.unique((_MEANS * (n - 1)).astype(np.int64))
-        total = np.zeros(len(numbers))
-        for rank, end in zip(ranks.tolist(), [*ranks[1:].tolist(), n], strict=True):
-            total += (end - rank) * self._wait_of_rank(name, n - 1 - rank, numbers)
-        return total / n
-
-    def _wait_of_rank(self, name: str, slower: int, numbers: Floats) -> Floats:
-        """Of the request than which so many take longer."""
-        found = np.zeros(len(numbers))
-        for one, (early, whole, later_s), (for_first, for_all) in zip(
-            self.machines, self._backlogs, self._longest(numbers), strict=True
-        ):
-            replicas = numbers[:, one.pool]
-            if name == "e2e_ms":
-                found = np.maximum(found, for_all - whole.largest_s(slower) / replicas)
-                continue
-            found = np.maximum(found, for_first - early.largest_s(slower) / replicas)
-            if one.at_first is not None:  # all but those under way have more than a first token
-                missing = whole.largest_s(slower) / replicas + one.at_first * later_s
-                found = np.maximum(found, for_all - missing)
-        return found
-
-    def _longest(self, numbers: Floats) -> list[tuple[Floats, Floats]]:
-        """Longest waits of each machine, for first tokens and for all; those of the last numbers
-        asked for are kept."""
-        key = numbers.tobytes()
-        if self._known_waits[0] != key:
-            waits = [
-                (early.waits_s(numbers[:, one.pool]), whole.waits_s(numbers[:, one.pool]))
-                for one, (early, whole, _) in zip(self.machines, self._backlogs, strict=True)
-            ]
-            self._known_waits = key, waits
-        return self._known_waits[1]
+        members = self.traffic.requests.class_id[self.traffic.places] == classes.index(name)
+        return self._latencies.alone(metric, rest.rpartition(".")[2], numbers, members)
 
     @cached_property
     def _meeting(self) -> float | None:
@@ -363,7 +295,7 @@ class PairBounds(Bounds):
         return self.expected.figure(path, replicas)
 
 
-def _latencies(each: Sequence[AloneTimes]) -> Latencies:
+def _together(each: Sequence[AloneTimes]) -> Latencies:
     """Of pools that work together, by their roles."""
     pools = [alone.pool for alone in each]
     prefill = [alone for alone in each if alone.pool.role == "prefill"]
