@@ -70,6 +70,18 @@ def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
+class _OlderDumper(_Dumper):
+    """Quotes text that a loader of either version would take for something else."""
+
+    yaml_implicit_resolvers = {
+        first: [
+            *_Dumper.yaml_implicit_resolvers.get(first, []),
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+        ]
+        for first in {*_Dumper.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_resolvers}
+    }
+
+
 def read_text(path: Path) -> str:
     """A text file of bounded size.
 
@@ -157,9 +169,11 @@ def _check_depth(text: str, path: Path) -> None:
             raise UserError(f"is nested more than {MAX_DEPTH} deep", where=where)
 
 
-def dump_yaml(data: dict[str, Any]) -> str:
-    """Plain data as YAML in the order given; :func:`parse_yaml` reads the same data back."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+def dump_yaml(data: dict[str, Any], *, older: bool = False) -> str:
+    """Plain data as YAML in the order given; :func:`parse_yaml` reads the same data back. With
+    ``older``, readers of YAML 1.1 do as well, who take ``on`` and ``1:30`` for no text."""
+    dumper = _OlderDumper if older else _Dumper
+    return yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, text: str, path: Path) -> UserError:

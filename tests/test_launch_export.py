@@ -292,6 +292,26 @@ def test_a_replica_over_nodes_is_a_leader_and_its_workers() -> None:
     assert "readinessProbe" not in worker
 
 
+def test_names_that_older_yaml_takes_for_values_stay_text() -> None:
+    pools = "deployment.pools=[{name: 'yes'}, {name: '0x1f'}, {name: '1e3'}]"
+    found = check(files(CHAT, pools)["kubernetes.yaml"])
+    names = [one["metadata"]["annotations"]["servecast/pool"] for one in found
+             if one["kind"] == "Deployment"]  # fmt: skip
+    assert names == ["yes", "0x1f", "1e3"]  # as a reader of YAML 1.1 has them
+
+
+def test_what_would_not_start_is_told() -> None:
+    whole = "engine.policy={kind: continuous, chunked_prefill: false}"
+    assert "vLLM starts without chunks only if" in files(CHAT, whole)["serve.sh"]
+    fits = ("engine.max_model_len=4096", whole)
+    assert "vLLM starts without chunks only if" not in files(CHAT, *fits)["serve.sh"]
+    paged = ("engine.block_size=64", "engine.max_num_batched_tokens=1000")
+    assert "chunks of whole pages" in files(CHAT, *paged, engine="sglang")["serve.sh"]
+    apart = files("disaggregated-70b-h100", engine="tensorrt-llm")
+    assert yaml.safe_load(apart["serve-prefill.yaml"])["disable_overlap_scheduler"] is True
+    assert "engine.async_scheduling: context servers cannot" in apart["serve-prefill.sh"]
+
+
 SCALED = {"kind": "queue", "target": 2.5, "min": 2, "max": 9, "initial": 3, "down_window_s": 120}
 
 
@@ -304,6 +324,10 @@ def test_scaling_by_the_queue_is_an_autoscaler() -> None:
     assert spec["metrics"][0]["pods"]["target"]["averageValue"] == "2.5"
     assert spec["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 120
     assert spec["scaleTargetRef"]["name"] == found[0]["metadata"]["name"]
+    assert spec["scaleTargetRef"]["kind"] == found[0]["kind"]
+    over_nodes = files("two-nodes-70b-l40s", f"deployment.autoscaling={json.dumps(SCALED)}")
+    scaled = check(over_nodes["kubernetes.yaml"])[-1]
+    assert scaled["spec"]["scaleTargetRef"]["kind"] == "LeaderWorkerSet"
     assert found[0]["spec"]["replicas"] == 3
 
 

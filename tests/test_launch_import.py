@@ -81,6 +81,7 @@ TRIPS: dict[str, tuple[str, ...]] = {
     "ranks": (*DEEPSEEK, "parallelism.tp=1", "parallelism.dp=8", "parallelism.ep=8",
               "engine.max_num_seqs=32"),
     "fp8 cache": ("precision.kv_cache=fp8",),
+    "32 bits": ("model=llama-3.2-1b", "precision.weights=fp32", "precision.kv_cache=fp32"),
     "16 bits": ("precision.weights=fp16",),
     "checkpoint": ("precision.weights=int4",),
     "int8": ("precision.weights=int8",),
@@ -110,6 +111,12 @@ TRIPS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 ONLY = {
     "vllm": {
+        "watermark": ("engine.kv_watermark=0.05",),
+        "fp4 cache": ("precision.kv_cache=fp4", "hardware=b200"),
+        "int8 cache": ("precision.kv_cache=int8",),
+        "16-bit cache": ("model=llama-3.2-1b", "precision.weights=fp32", "precision.kv_cache=bf16"),
+        "16-bit states": ("model=qwen3-next-80b-a3b", "parallelism.tp=4",
+                          "precision.recurrent_state=bf16"),
         "modes": ("engine.cuda_graphs=decode_only",),
         "pieces": ("engine.cuda_graphs=piecewise",),
         "whole prompts": ("engine.policy={kind: continuous, chunked_prefill: false}",),
@@ -172,7 +179,10 @@ def test_a_manifest_comes_back_as_it_was(engine: str, name: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_pools_come_back_with_roles_and_replicas(engine: str) -> None:
-    before = load_scenario("disaggregated-70b-h100", [f"engine.profile={engine}"])
+    given = [f"engine.profile={engine}"]
+    if engine == "tensorrt-llm":  # its servers for prompts cannot plan ahead
+        given.append("deployment.pools.0.engine={async_scheduling: false}")
+    before = load_scenario("disaggregated-70b-h100", given)
     after = read_launch(launch_files(before)["kubernetes.yaml"], base=before).scenario
     assert_same(before, after)
     assert [pool.name for pool in after.deployment.pools] == ["prefill", "decode"]
@@ -295,6 +305,8 @@ def test_no_file_asks_for_more_than_a_device_has(device: str, engine: str, tmp_p
         ("vllm serve RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8-dynamic", {"model": "llama-3.1-8b", "precision.weights": "fp8"}),
         ("vllm serve hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4", {"model": "llama-3.1-8b", "precision.weights": "int4"}),
         ("vllm serve RedHatAI/Qwen3-8B-quantized.w4a16", {"model": "qwen3-8b", "precision.weights": "int4"}),
+        ("vllm serve Qwen/Qwen3-8B --spec-method ngram --spec-tokens 5", {"engine.speculative.tokens": 5}),
+        ("vllm serve Qwen/Qwen3-8B -tp 2 -pcp 2 -dcp 2", {"parallelism.cp": 2}),
         ("vllm serve Qwen/Qwen3-8B --dtype float16", {"precision.weights": "fp16"}),
         ("python -m sglang.launch_server --model Qwen/Qwen3-8B --tp 2 --mem-fraction-static 0.8", {"parallelism.tp": 2, "engine.memory_fraction": 0.8}),
         ("sglang serve --model-path deepseek-ai/DeepSeek-V3 --tp 8 --dp 8 --enable-dp-attention --ep 8 --max-running-requests 512", {"parallelism.tp": 1, "parallelism.dp": 8, "parallelism.ep": 8, "engine.max_num_seqs": 64}),
@@ -339,6 +351,14 @@ def test_what_is_ignored_is_told() -> None:
         "--trust-remote-code, --cpu-offload-gb",
         "ignored, although they may change times that are not simulated: --attention-backend",
     )
+
+
+def test_pools_of_the_base_are_left_out_for_one_server() -> None:
+    base = load_scenario("mixed-pools-8b")
+    read = command("vllm serve Qwen/Qwen3-8B", base=base)
+    assert read.notes == ("the pools large, small of the base are left out",)
+    assert not read.scenario.deployment.pools
+    assert read.scenario.deployment.router == base.deployment.router
 
 
 def test_lenient_goes_on() -> None:
@@ -453,6 +473,7 @@ spec:
         ("vllm serve Qwen/Qwen3-8B --max-num-seqs many", {}, "--max-num-seqs: must be a whole number, got 'many'"),
         ("vllm serve Qwen/Qwen3-8B --max-num-seqs $N", {}, "--max-num-seqs: $N has no value here; write it out"),
         ("vllm serve Qwen/Qwen3-8B --max-num-seqs", {}, "--max-num-seqs: is given without a value"),
+        ("python -m sglang.launch_server --model-path Qwen/Qwen3-8B --disaggregation-mode decode", {}, "a server with the role decode needs one with the role prefill; import the manifest"),
         ("vllm serve Qwen/Qwen3-8B again", {}, "'again' stands in the command where an argument is expected; the model is Qwen/Qwen3-8B"),
         ("vllm serve 'Qwen/Qwen3-8B", {}, "the command cannot be read: no closing quotation; close the quotes"),
         ("vllm serve Qwen/Qwen3-8B --speculative-config x", {}, "--speculative-config: must be a JSON object, got 'x'"),
@@ -462,6 +483,7 @@ spec:
         ("vllm serve Qwen/Qwen3-8B --quantization hqq", {}, "--quantization: 'hqq' cannot be simulated"),
         ("vllm serve Qwen/Qwen3-8B --gpu-memory-utilization 0.1", {}, "does not fit"),
         ("vllm serve Qwen/Qwen3-8B --gpu-memory-utilization 1.5", {}, "engine.memory_fraction: must be"),
+        ("vllm serve Qwen/Qwen3-8B -tp 2 -dcp 2", {}, "--decode-context-parallel-size: 1 ranks share prompts and 2 the KV cache; both or none is simulated; give both sizes alike"),
         ("vllm serve Qwen/Qwen3-8B -tp 3", {}, "cannot be split over tp = 3"),
         ("vllm serve Qwen/Qwen3-8B --kv-cache-memory-bytes 900G", {}, "tokens of KV cache take"),
         ("python -m sglang.launch_server --model-path Qwen/Qwen3-8B --dp 2", {}, "--dp-size: without --enable-dp-attention these are 2 servers of their own"),

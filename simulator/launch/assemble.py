@@ -67,7 +67,10 @@ def assemble(servers: list[Found], rest: Rest) -> tuple[Scenario, list[str]]:
     data["hardware"] = _hardware(first, rest, notes)
     deployment = base.get("deployment", {})
     below = {pool["name"]: pool for pool in deployment.pop("pools", ())}
-    if len(servers) == 1 and first.role == "serve" and not below:
+    _check_roles(servers)
+    if len(servers) == 1 and first.name not in below:
+        if below:
+            notes.append(f"the pools {', '.join(below)} of the base are left out")
         data |= _parts(first, base.get("engine", {}), rest)
         data["deployment"] = _alone(first, deployment, rest, notes)
     else:
@@ -79,6 +82,16 @@ def assemble(servers: list[Found], rest: Rest) -> tuple[Scenario, list[str]]:
         ]
         data["deployment"] = deployment | {"pools": pools}
     return _with_cache(data, servers), notes
+
+
+def _check_roles(servers: list[Found]) -> None:
+    roles = {server.role for server in servers}
+    for role, other in (("prefill", "decode"), ("decode", "prefill")):
+        if role in roles and other not in roles:
+            raise UserError(
+                f"a server with the role {role} needs one with the role {other}",
+                hint="import the manifest that starts both",
+            )
 
 
 def _alone(
@@ -134,7 +147,7 @@ def _parts(found: Found, below: dict[str, Any], rest: Rest) -> dict[str, Any]:
     elif same and not found.version and "version" in below:
         engine["version"] = below["version"]
     for key in _KEPT:
-        if key in below:
+        if key in below and (key, found.engine) != ("kv_watermark", "vllm"):
             engine[key] = below[key]
     engine |= found.fields_below("engine")
     if "kv_offload" not in engine and found.hicache_gb is None:

@@ -207,10 +207,10 @@ def engine_files(servers: Sequence[Server], scenario: Scenario) -> dict[str, str
         made[f"{server.name}.sh"] = script(server, scenario)
         if server.written.options:
             name, options = server.written.options
-            made[name] = dump_yaml(options)
+            made[name] = dump_yaml(options, older=True)
     before = disaggregated(servers, {server.name: f"{server.name}:8000" for server in servers})
     if before:
-        made["disaggregated.yaml"] = dump_yaml(before)
+        made["disaggregated.yaml"] = dump_yaml(before, older=True)
     return made
 
 

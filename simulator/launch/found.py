@@ -167,6 +167,14 @@ def set_weights(found: Found, native: str, dtype: str | None, quantization: str 
         found.set(f"precision.{key}", value)
 
 
+def set_cache(found: Found, kind: str | None) -> None:
+    """``precision.kv_cache``: as it is said, else the type of the model, which is 16 bits unless
+    that is 32."""
+    if kind is None and found.fields.get("precision.weights") == "fp32":
+        kind = "fp32"
+    found.set("precision.kv_cache", kind)
+
+
 def targets_of(modules: list[str], where: str) -> list[str]:
     """Layers that adapters change, in a scenario's words.
 

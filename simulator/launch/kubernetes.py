@@ -45,7 +45,7 @@ def manifest(servers: Sequence[Server], scenario: Scenario) -> str:
     made: list[tuple[list[str], list[dict[str, Any]]]] = []
     for server in servers:
         text, objects = comments(server, scenario), _objects(server, names[server.name])
-        scaler, reasons = autoscaler(server.pool, names[server.name], server.engine)
+        scaler, reasons = autoscaler(server.pool, names[server.name], server.engine, server.nodes)
         text += reasons
         if _image(server).startswith("<"):
             text.append(f"no image is known: put one in for {_image(server)}")
@@ -64,7 +64,7 @@ def manifest(servers: Sequence[Server], scenario: Scenario) -> str:
 
 def _document(content: dict[str, Any]) -> str:
     """One YAML document, without anchors for what stands in it twice."""
-    return f"---\n{dump_yaml(json.loads(json.dumps(content)))}"
+    return f"---\n{dump_yaml(json.loads(json.dumps(content)), older=True)}"
 
 
 def _names(servers: Sequence[Server], scenario: Scenario) -> dict[str, str]:
@@ -121,7 +121,7 @@ def _config(name: str, file: str, content: Mapping[str, Any]) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": name},
-        "data": {file: dump_yaml(dict(content))},
+        "data": {file: dump_yaml(dict(content), older=True)},
     }
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 from simulator.errors import UserError
 from simulator.launch.checkpoints import ReadModel, read_checkpoint
-from simulator.launch.found import Found, KvSize, set_weights, targets_of
+from simulator.launch.found import Found, KvSize, set_cache, set_weights, targets_of
 from simulator.launch.options import Options, one_of
 from simulator.scenario.pools import Role
 
 _CACHES = {
-    "auto": None, "bf16": None, "bfloat16": None,
+    "auto": None, "bf16": "bf16", "bfloat16": "bf16",
     "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "fp4_e2m1": "fp4",
 }  # fmt: skip
 _STATES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -28,7 +28,7 @@ def read_sglang(options: Options, model: ReadModel, native: str) -> Found:
     ranks = _parallelism(found, options)
     set_weights(found, native, options.text("dtype"), options.text("quantization"))
     cache = one_of(options.text("kv-cache-dtype") or "auto", _CACHES, "--kv-cache-dtype")
-    found.set("precision.kv_cache", _CACHES[cache])
+    set_cache(found, _CACHES[cache])
     if (state := options.text("mamba-ssm-dtype")) is not None:
         found.set("precision.recurrent_state", _STATES[one_of(state, _STATES, "--mamba-ssm-dtype")])
     found.set("engine.max_model_len", options.whole("context-length"))

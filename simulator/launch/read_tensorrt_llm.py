@@ -11,6 +11,7 @@ from simulator.launch.found import (
     Found,
     KvSize,
     number,
+    set_cache,
     set_weights,
     targets_of,
     whole,
@@ -69,7 +70,7 @@ def read_tensorrt_llm(
     _parallelism(found, options, extra)
     set_weights(found, native, str(extra["dtype"]) if "dtype" in extra else None, None)
     kind = str(cache.get("dtype") or options.text("kv-cache-dtype") or "auto")
-    found.set("precision.kv_cache", _CACHES[one_of(kind, _CACHES, "kv_cache_config.dtype")])
+    set_cache(found, _CACHES[one_of(kind, _CACHES, "kv_cache_config.dtype")])
     if (state := cache.get("mamba_ssm_cache_dtype")) is not None:
         where = "kv_cache_config.mamba_ssm_cache_dtype"
         found.set("precision.recurrent_state", _STATES[one_of(str(state), _STATES, where)])

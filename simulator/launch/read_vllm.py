@@ -6,7 +6,7 @@ from typing import Any
 
 from simulator.errors import UserError
 from simulator.launch.checkpoints import ReadModel, read_checkpoint
-from simulator.launch.found import Found, KvSize, set_weights, targets_of
+from simulator.launch.found import Found, KvSize, set_cache, set_weights, targets_of
 from simulator.launch.options import Options, one_of
 from simulator.scenario.pools import Role
 
@@ -17,6 +17,12 @@ _GRAPHS: dict[str, bool | str] = {
     "FULL_AND_PIECEWISE": True,
     "FULL": True,
 }
+_CACHES = {
+    "auto": None, "bfloat16": "bf16", "float16": "fp16",
+    "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "fp8_inc": "fp8", "fp8_ds_mla": "fp8",
+    "fp8_per_token_head": "fp8", "int8_per_token_head": "int8", "int4_per_token_head": "int4",
+    "nvfp4": "fp4", "nvfp4_4over6": "fp4", "nvfp4_ds_mla": "fp4",
+}  # fmt: skip
 _ROLES: dict[str, Role] = {"kv_producer": "prefill", "kv_consumer": "decode"}
 
 
@@ -34,10 +40,8 @@ def read_vllm(options: Options, model: ReadModel, native: str) -> Found:
     found = Found("vllm", model, notes=list(options.notes))
     _parallelism(found, options)
     set_weights(found, native, options.text("dtype"), options.text("quantization"))
-    cache = options.text("kv-cache-dtype") or "auto"
-    if cache not in ("auto", "bfloat16", "float16"):
-        one_of(cache, ("fp8", "fp8_e4m3", "fp8_e5m2"), "--kv-cache-dtype")
-        found.set("precision.kv_cache", "fp8")
+    cache = one_of(options.text("kv-cache-dtype") or "auto", _CACHES, "--kv-cache-dtype")
+    set_cache(found, _CACHES[cache])
     state = options.text("mamba-ssm-cache-dtype")
     if state not in (None, "auto"):
         types = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
@@ -72,7 +76,8 @@ def read_vllm(options: Options, model: ReadModel, native: str) -> Found:
                    "--scheduling-policy")  # fmt: skip
     if order != "fcfs":
         found.set("engine.queue", {"kind": order})
-    _drafts(found, options.mapping("speculative-config"))
+    _drafts(found, _speculation(options))
+    found.set("engine.kv_watermark", options.number("watermark"))
     if options.flag("enable-lora"):
         modules = options.words("lora-target-modules")
         lora: dict[str, Any] = {
@@ -93,6 +98,16 @@ def _parallelism(found: Found, options: Options) -> None:
     }  # fmt: skip
     for key, name in sizes.items():
         found.set(f"parallelism.{key}", options.whole(name))
+    shards, contexts = (
+        options.whole("decode-context-parallel-size") or 1,
+        found.fields.get("parallelism.cp", 1),
+    )
+    if shards != contexts:
+        raise UserError(
+            f"{contexts} ranks share prompts and {shards} the KV cache; both or none is simulated",
+            where="--decode-context-parallel-size",
+            hint="give both sizes alike",
+        )
     devices = found.fields.get("parallelism.tp", 1) * found.fields.get("parallelism.dp", 1)
     if not options.flag("enable-expert-parallel") or devices == 1:
         return
@@ -121,6 +136,17 @@ def _graphs(found: Found, options: Options) -> None:
         found.set(
             "engine.cuda_graphs", _GRAPHS[one_of(str(mode).upper(), _GRAPHS, "cudagraph_mode")]
         )
+
+
+def _speculation(options: Options) -> dict[str, Any] | None:
+    """The configuration, with its short forms."""
+    config = dict(options.mapping("speculative-config") or {})
+    for name, key in (("spec-method", "method"), ("spec-model", "model")):
+        if (value := options.text(name)) is not None:
+            config[key] = value
+    if (tokens := options.whole("spec-tokens")) is not None:
+        config["num_speculative_tokens"] = tokens
+    return config or None
 
 
 def _drafts(found: Found, config: dict[str, Any] | None) -> None:

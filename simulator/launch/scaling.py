@@ -23,11 +23,15 @@ QUERIES = {
 METRICS = {"queue": "llm_requests_waiting", "concurrency": "llm_requests_in_flight"}
 """Names of these metrics, by kind of scaling."""
 
+_ONE = {"apiVersion": "apps/v1", "kind": "Deployment"}
+_SEVERAL = {"apiVersion": "leaderworkerset.x-k8s.io/v1", "kind": "LeaderWorkerSet"}
+"""What is scaled, by the nodes that one replica takes."""
+
 _SYNC_S, _TOLERANCE, _MOST_WINDOW_S = 15.0, 0.1, 3600.0
 
 
 def autoscaler(
-    pool: ResolvedPool, name: str, engine: str
+    pool: ResolvedPool, name: str, engine: str, nodes: int = 1
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """The object that scales a pool, and comments on what it needs or cannot say."""
     scaling = pool.life.scaling if pool.life else None
@@ -60,7 +64,7 @@ def autoscaler(
         "kind": "HorizontalPodAutoscaler",
         "metadata": {"name": name, "annotations": {"servecast/metric-query": query}},
         "spec": {
-            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name},
+            "scaleTargetRef": (_SEVERAL if nodes > 1 else _ONE) | {"name": name},
             "minReplicas": scaling.min,
             "maxReplicas": scaling.max,
             "metrics": [

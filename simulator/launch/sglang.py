@@ -12,7 +12,7 @@ from pathlib import Path
 
 from simulator.launch.cache import held_tokens, pinned
 from simulator.launch.checkpoints import WIDE, checkpoint_of, repository_of
-from simulator.launch.vllm import MODULES
+from simulator.launch.vllm import MODULES, same_size
 from simulator.launch.written import Written
 from simulator.resolution.pools import ResolvedPool
 from simulator.scenario.admission import QueueLengthRule
@@ -82,7 +82,7 @@ def _formats(made: Written, pool: ResolvedPool) -> None:
     made.add("--dtype", WIDE[checkpoint.dtype])
     if checkpoint.quantization:
         made.add("--quantization", checkpoint.quantization)
-    if found.kv_cache == checkpoint.dtype or {found.kv_cache, checkpoint.dtype} == {"bf16", "fp16"}:
+    if same_size(found.kv_cache, checkpoint.dtype):
         made.add("--kv-cache-dtype", "auto", says="precision.kv_cache")
     elif found.kv_cache in CACHES:
         made.add("--kv-cache-dtype", CACHES[found.kv_cache], says="precision.kv_cache")
@@ -138,6 +138,11 @@ def _scheduling(made: Written, pool: ResolvedPool) -> None:
     whole = isinstance(policy, ContinuousPolicy) and not policy.chunked_prefill
     made.add("--chunked-prefill-size", -1 if whole else budget * ranks)
     made.add("--max-prefill-tokens", budget)
+    if not whole and budget % limits.block_size:
+        made.notes.append(
+            f"SGLang wants chunks of whole pages: make engine.max_num_batched_tokens a multiple of "
+            f"{limits.block_size}"
+        )
     if isinstance(policy, ContinuousPolicy):
         if whole:
             made.tell(

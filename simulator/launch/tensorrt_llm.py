@@ -12,6 +12,7 @@ from typing import Any
 from simulator.errors import ScenarioError
 from simulator.launch.cache import held_tokens, pinned
 from simulator.launch.checkpoints import WIDE, checkpoint_of, repository_of
+from simulator.launch.vllm import same_size
 from simulator.launch.written import Written
 from simulator.models.spec import MoeMlp
 from simulator.resolution.pools import ResolvedPool
@@ -32,7 +33,7 @@ MODULES = {
 }
 """Linear layers by TensorRT-LLM's own names."""
 
-CACHES = {"fp8": "fp8", "fp4": "nvfp4", "bf16": "auto", "fp16": "auto"}
+CACHES = {"fp8": "fp8", "fp4": "nvfp4"}
 
 
 def write_tensorrt_llm(pool: ResolvedPool, name: str, base: Path | None = None) -> Written:
@@ -116,12 +117,12 @@ def _cache(made: Written, pool: ResolvedPool, options: dict[str, Any]) -> None:
         cache["max_tokens"] = held_tokens(pool) // layout.dp
         made.say("engine.kv_cache_tokens")
     cache["dtype"] = CACHES.get(found.kv_cache, "auto")
-    if found.kv_cache in CACHES:
+    if found.kv_cache in CACHES or same_size(found.kv_cache, made.checkpoint.dtype):
         made.say("precision.kv_cache")
     else:
         made.tell(
             "precision.kv_cache",
-            f"TensorRT-LLM keeps the cache in 16 bits, fp8 or fp4, not {found.kv_cache}",
+            f"TensorRT-LLM keeps the cache in the model's type, fp8 or fp4, not {found.kv_cache}",
         )
     if deployment.scenario.precision.recurrent_state is not None:
         cache["mamba_ssm_cache_dtype"] = WIDE[found.recurrent_state]
@@ -149,7 +150,9 @@ def _scheduling(made: Written, pool: ResolvedPool, options: dict[str, Any]) -> N
             options["batch_wait_max_tokens_ratio"] = policy.wait_fill
     else:
         made.tell("engine.policy", f"TensorRT-LLM's PyTorch backend does not batch {policy.kind}")
-    options["disable_overlap_scheduler"] = not limits.async_scheduling
+    options["disable_overlap_scheduler"] = not limits.async_scheduling or pool.role == "prefill"
+    if limits.async_scheduling and pool.role == "prefill":
+        made.tell("engine.async_scheduling", "context servers cannot plan ahead")
     sizes = pool.deployment.engine.cuda_graphs.sizes
     if limits.cuda_graphs is False:
         options["cuda_graph_config"] = None

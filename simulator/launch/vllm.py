@@ -1,6 +1,6 @@
 """``vllm serve``: the arguments of a pool.
 
-Names and meanings are those of vLLM 0.25 (docs.vllm.ai, "vllm serve" and "Engine Arguments").
+Names and meanings are those of https://docs.vllm.ai/en/stable/configuration/engine_args/.
 """
 
 from __future__ import annotations
@@ -32,6 +32,15 @@ MODULES = {
     "down": ("down_proj",),
 }
 """Linear layers by the names of Hugging Face checkpoints."""
+
+CACHES = {
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "fp8": "fp8",
+    "int8": "int8_per_token_head",
+    "int4": "int4_per_token_head",
+    "fp4": "nvfp4",
+}
 
 GRAPHS = {"decode_only": "FULL_DECODE_ONLY", "piecewise": "PIECEWISE"}
 
@@ -76,6 +85,7 @@ def _parallelism(made: Written, pool: ResolvedPool) -> None:
         made.add("--data-parallel-size", layout.dp)
     if layout.cp > 1:
         made.add("--prefill-context-parallel-size", layout.cp)
+        made.add("--decode-context-parallel-size", layout.cp)  # the cache of the same ranks
     if layout.ep > 1:
         made.add("--enable-expert-parallel")
         if layout.ep != layout.tp * layout.dp:
@@ -96,27 +106,23 @@ def _formats(made: Written, pool: ResolvedPool) -> None:
     made.add("--dtype", WIDE[checkpoint.dtype])
     if checkpoint.quantization:
         made.add("--quantization", checkpoint.quantization)
-    if found.kv_cache == "fp8":
-        made.add("--kv-cache-dtype", "fp8", says="precision.kv_cache")
-    elif _as_wide(found.kv_cache, checkpoint.dtype):
+    if same_size(found.kv_cache, checkpoint.dtype):
         made.add("--kv-cache-dtype", "auto", says="precision.kv_cache")
+    elif found.kv_cache in CACHES:
+        made.add("--kv-cache-dtype", CACHES[found.kv_cache], says="precision.kv_cache")
     else:
         made.add("--kv-cache-dtype", "auto")
-        made.tell(
-            "precision.kv_cache", f"vLLM keeps the cache in 16 bits or fp8, not {found.kv_cache}"
-        )
+        made.tell("precision.kv_cache", f"vLLM keeps no cache in {found.kv_cache}")
     if asked.recurrent_state is not None:
-        if found.recurrent_state == "bf16":
-            made.tell("precision.recurrent_state", "vLLM keeps states in float32 or float16")
-        else:
-            made.add(
-                "--mamba-ssm-cache-dtype", WIDE[found.recurrent_state],
-                says="precision.recurrent_state",
-            )  # fmt: skip
+        made.add(
+            "--mamba-ssm-cache-dtype",
+            WIDE[found.recurrent_state],
+            says="precision.recurrent_state",
+        )
 
 
-def _as_wide(kv: str, dtype: str) -> bool:
-    """Whether a cache in the model's own type has elements of the same size."""
+def same_size(kv: str, dtype: str) -> bool:
+    """Whether a cache in the model's own type has elements of the size that is wanted."""
     return kv == dtype or {kv, dtype} <= {"bf16", "fp16"}
 
 
@@ -133,6 +139,8 @@ def _memory(made: Written, pool: ResolvedPool) -> None:
         )
     fraction = asked.memory_fraction or deployment.engine.memory.fraction
     made.add("--gpu-memory-utilization", repr(fraction), says="engine.memory_fraction")
+    if asked.kv_watermark:
+        made.add("--watermark", repr(asked.kv_watermark), says="engine.kv_watermark")
     if pinned(pool):
         held = int(memory.kv_blocks // deployment.layout.dp * memory.block_bytes)
         made.add("--kv-cache-memory-bytes", held, says="engine.kv_cache_tokens")
@@ -153,6 +161,11 @@ def _scheduling(made: Written, pool: ResolvedPool) -> None:
             "--enable-chunked-prefill" if policy.chunked_prefill else "--no-enable-chunked-prefill",
             says="engine.policy",
         )
+        if not policy.chunked_prefill and limits.max_num_batched_tokens < limits.max_model_len:
+            made.notes.append(
+                "vLLM starts without chunks only if --max-num-batched-tokens is at least "
+                "--max-model-len: set engine.max_model_len"
+            )
     else:
         made.tell("engine.policy", f"vLLM batches continuously, not as {policy.kind}")
     made.add(
