@@ -6,48 +6,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from simulator.errors import UserError
-from simulator.yamlio import closest, parse_yaml
+from simulator.launch.known import Known, known_arguments, plain_name
+from simulator.yamlio import closest
 
-Use = Literal["read", "idle", "aside", "refused"]
-_KINDS = ("values", "lists", "flags")
 _VARIABLE = re.compile(r"\$(\w+|\{[^}]*\}|\([^)]*\))")
 _UNITS = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20, "g": 10**9, "G": 2**30}
-
-
-class Known(NamedTuple):
-    """An argument: its first name, how many words it takes, and what becomes of it."""
-
-    name: str
-    kind: str
-    use: Use
-    why: str = ""
-
-
-@cache
-def _catalog(engine: str) -> dict[str, Known]:
-    """Arguments by every spelling, without the dashes in front of long ones."""
-    text = (files("simulator.launch") / "arguments.yaml").read_text("utf-8")
-    found: dict[str, Known] = {}
-    for use, kinds in parse_yaml(text, Path("arguments.yaml"))[0][engine].items():
-        for kind in _KINDS:
-            entries = kinds.get(kind, [])
-            for entry in entries:
-                why = entries[entry] if isinstance(entries, dict) else ""
-                name, *others = entry.split()
-                for spelling in (name, *others):
-                    found[_plain(spelling)] = Known(_plain(name), kind, use, why)
-    return found
-
-
-def _plain(name: str) -> str:
-    """Long names alike: with hyphens. Short ones keep theirs in front."""
-    return name if name.startswith("-") else name.replace("_", "-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +119,7 @@ class _Reader:
     def __init__(self, engine: str, lenient: bool) -> None:
         self._engine = engine
         self._lenient = lenient
-        self._known = _catalog(engine)
+        self._known = known_arguments(engine)
         self._ignored: dict[str, list[str]] = {}
         self.values: dict[str, Any] = {}
         self.model = ""
@@ -205,7 +171,7 @@ class _Reader:
 
     def _lookup(self, name: str) -> tuple[Known | None, str, str | bool]:
         """The argument, a key inside its JSON, and a value that the name holds."""
-        plain = _plain(name.removeprefix("--") if name.startswith("--") else name)
+        plain = plain_name(name.removeprefix("--") if name.startswith("--") else name)
         if plain in self._known:
             return self._known[plain], "", True
         if name.startswith("--no-") and (known := self._known.get(plain.removeprefix("no-"))):
