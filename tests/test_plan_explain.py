@@ -48,6 +48,7 @@ EXAMPLES = {
     "data-parallel-attention-deepseek-v3-h200": ("workload.requests=200",),
     "best-of-8b-h100": (),
     "failover-8b-h100": ("workload.requests=400",),
+    "two-models-one-gpu": (),
 }
 
 
@@ -83,7 +84,8 @@ def test_parts_add_up_to_what_clients_see(name: str) -> None:
 def test_queueing_is_what_results_call_so() -> None:
     result = ran("mixed-classes-8b-h100", "workload.classes.0.workload.duration_s=60",
                  "workload.classes.1.workload.duration_s=60")  # fmt: skip
-    names = ("step_under_way", "sequence_slots", "kv_blocks", "token_budget", "batch")
+    names = ("step_under_way", "sequence_slots", "kv_blocks", "token_budget", "adapter_slots",
+             "batch")  # fmt: skip
     queueing = result.summary()["latency"]["queueing_ms"]["mean"]
     assert mean_ms(split(result).ttft, *names) == pytest.approx(queueing, rel=1e-9)
 
@@ -101,6 +103,7 @@ def waits_of(**engine: Any) -> Waits:
         ({"kv_cache_tokens": 6000}, "kv_blocks"),
         ({"max_num_batched_tokens": 128, "max_num_seqs": 64}, "token_budget"),
         ({"policy": {"kind": "static", "batch_size": 8}}, "batch"),
+        ({"policy": {"kind": "full_reservation"}, "kv_cache_tokens": 6000}, "kv_blocks"),
     ],
 )
 def test_the_limit_that_is_tight_is_named(engine: dict[str, Any], culprit: str) -> None:
@@ -110,6 +113,38 @@ def test_the_limit_that_is_tight_is_named(engine: dict[str, Any], culprit: str) 
     assert max(queued, key=lambda name: queued[name]) == culprit
     assert queued[culprit] > 0.8 * sum(queued.values())
     assert found.admission[culprit] > 0.5
+
+
+def test_prompts_that_may_not_be_split_wait_for_the_budget() -> None:
+    """A burst of prompts of 1,000 tokens, 1,500 a step: one enters with every step."""
+    workload = chat().workload.model_dump() | {
+        "arrivals": {"kind": "burst"}, "requests": 16,
+        "lengths": {"kind": "independent", "input": {"kind": "fixed", "tokens": 1000},
+                    "output": {"kind": "fixed", "tokens": 60}},
+    }  # fmt: skip
+    engine = {"profile": "vllm", "prefix_caching": False, "max_num_batched_tokens": 1500,
+              "max_num_seqs": 64,
+              "policy": {"kind": "continuous", "chunked_prefill": False}}  # fmt: skip
+    measurement = {"warmup_fraction": 0.0}
+    found = split(ran(chat(workload=workload, engine=engine, measurement=measurement)))
+    for other in ("kv_blocks", "sequence_slots"):
+        assert found.ttft[other].max() < 1e-9
+    assert mean_ms(found.ttft, "token_budget") > 5 * mean_ms(found.ttft, "step_under_way")
+
+
+def test_adapters_keep_others_out() -> None:
+    sets = ("workload.requests=600", "engine.lora.max_loras=2")
+    found = split(ran("lora-adapters-8b-h100", *sets))
+    assert found.ttft["adapter_slots"].mean() > 10 * found.ttft["kv_blocks"].mean()
+    assert found.admission["adapter_slots"] > 0.3
+
+
+def test_pools_on_the_same_devices_wait_for_each_other() -> None:
+    found = split(ran("two-models-one-gpu"))
+    alone = split(ran(chat(6.0)))
+    assert mean_ms(alone.e2e, "stall") == 0.0
+    assert mean_ms(found.e2e, "stall") > 0.1 * mean_ms(found.e2e, "decode")
+    assert mean_ms(found.e2e, "front_end") < 0.02 * mean_ms(found.e2e, "decode")
 
 
 def test_one_seat_keeps_out_whoever_comes_while_it_is_taken() -> None:
@@ -138,7 +173,7 @@ def test_alone_there_is_nothing_but_work() -> None:
     decode = (record.finish_s - record.first_token_s)[rows]
     assert found.e2e["decode"] == pytest.approx(decode, rel=1e-4)  # tokens are handed out
     assert found.admission == pytest.approx({"arrivals": 1.0} | dict.fromkeys(
-        ("sequence_slots", "kv_blocks", "token_budget", "batch"), 0.0))  # fmt: skip
+        ("sequence_slots", "kv_blocks", "token_budget", "adapter_slots", "batch"), 0.0))  # fmt: skip
 
 
 def test_network_transfer_and_gateway_are_as_results_have_them() -> None:

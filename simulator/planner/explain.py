@@ -59,8 +59,9 @@ class Explanation:
         name, description: of the scenario.
         summary: what binds and what helps most, in sentences.
         ttft, e2e: what the latencies of requests are made of.
-        admission: shares of the replicas' time in which sequence slots, KV blocks, the token budget
-            or a batch kept a waiting request out; ``arrivals``: in which nothing did.
+        admission: shares of the replicas' time in which sequence slots, KV blocks, the token
+            budget, adapter slots or a batch kept a waiting request out; ``arrivals``: in which
+            nothing did.
         operators, resources: by their share of the time of steps.
         balances: of every pool that decodes, the batch at which that turns compute-bound.
         changes: see ``Sensitivities``; None where they were not asked for.

@@ -24,6 +24,7 @@ ADMISSION = {
     "sequence_slots": "sequence slots (max_num_seqs)",
     "kv_blocks": "KV blocks",
     "token_budget": "the token budget (max_num_batched_tokens)",
+    "adapter_slots": "adapter slots (max_loras)",
     "batch": "batches that are under way or fill",
     "arrivals": "nothing, as nobody waits",
 }

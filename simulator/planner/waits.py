@@ -27,6 +27,7 @@ PARTS = {
     "sequence_slots": "queueing for sequence slots",
     "kv_blocks": "queueing for KV blocks",
     "token_budget": "queueing for the token budget",
+    "adapter_slots": "queueing for adapter slots",
     "batch": "waiting for a batch",
     "prefill": "prefill",
     "decode_blocks": "waiting for the decode pool's KV blocks",
@@ -70,17 +71,20 @@ def waits(record: RunRecord, members: Sequence[Member], window: Window) -> Waits
     moments = _moments(record, members)
     _before_the_queue(ttft, moments, record, members)
     first, last = keys_of_requests(record, moments.first), keys_of_requests(record, record.replica)
+    owners = [group.devices_of for group in record.groups]
     for key, (lane, member, group) in lanes.items():
+        turns = owners.count(group.devices_of) > 1
+        several = group.lanes > 1 or turns
         if group.role != "decode":
             mine = np.flatnonzero(first == key)
-            seen = _queue(ttft, moments, lane, mine, member)
-            _prompts(ttft, moments, lane, mine, record, several=group.lanes > 1)
+            seen = _queue(ttft, moments, lane, mine, member, turns=turns)
+            _prompts(ttft, moments, lane, mine, record, several=several)
             waiting = (seen, _left_queue(record, moments, mine))
             held_up(full_s, lane, waiting, window, batches=in_batches(member))
             there_s += window.duration_s
         if group.role != "prefill":
             mine = np.flatnonzero(last == key)
-            _answers(decoding, moments, lane, mine, record, several=group.lanes > 1)
+            _answers(decoding, moments, lane, mine, record, several=several)
     e2e = {part: (ttft[part] + decoding[part])[rows] for part in PARTS}
     shares = {name: seconds / there_s if there_s > 0 else 0.0 for name, seconds in full_s.items()}
     shares["arrivals"] = max(0.0, 1.0 - sum(shares.values()))
@@ -220,8 +224,11 @@ def _alone_s(steps: StepTable, member: Member) -> Floats:
 # --- what requests waited for -----------------------------------------------------------------
 
 
-def _queue(ttft: Parts, at: _Moments, lane: Lane, mine: Ints, member: Member) -> Floats:
-    """From the queue to the first step; returns when each request was first seen by a plan."""
+def _queue(
+    ttft: Parts, at: _Moments, lane: Lane, mine: Ints, member: Member, *, turns: bool
+) -> Floats:
+    """From the queue to the first step; returns when each request was first seen by a plan.
+    ``turns``: the replica takes turns with others on its devices."""
     batches = in_batches(member)
     plans_ahead = member.deployment.limits.async_scheduling
     queued, start = at.queued[mine], at.start[mine]
@@ -236,8 +243,8 @@ def _queue(ttft: Parts, at: _Moments, lane: Lane, mine: Ints, member: Member) ->
         spent = np.minimum(lane.spent(name, seen, start), rest)
         ttft[name][mine] += spent
         rest = rest - spent
-    # What is left the replica did nothing: a batch fills; of lanes, others are at work.
-    ttft["batch" if batches else "step_under_way"][mine] += rest
+    # What is left the replica did nothing: a batch fills, or others are at work on its devices.
+    ttft["batch" if batches else "stall" if turns else "step_under_way"][mine] += rest
     return seen
 
 
@@ -294,8 +301,9 @@ def _lost_share(lane: Lane, first: Floats, last: Floats, mine: Ints, record: Run
 
 
 def _rest(parts: Parts, mine: Ints, seconds: Floats, record: RunRecord, *, several: bool) -> None:
-    """What no step explains: a preempted request waits; in replicas of several lanes, for other
-    stages or ranks; else tokens wait to be handed out."""
+    """What no step explains: a preempted request waits; where a replica has several lanes or takes
+    turns on its devices, requests wait for other stages, ranks or replicas; else tokens wait to be
+    handed out."""
     rest = np.maximum(seconds, 0.0)
     preempted = record.preemptions[mine] > 0
     parts["preemption"][mine] += np.where(preempted, rest, 0.0)
