@@ -369,4 +369,9 @@ def _capacity(
         )
     served = facts.requests_per_s / facts.replicas
     low, high = facts.spread or (1.0, 1.0)
-    return served / high, served, served / low, "what a replica served in this run, SLO held"
+    return (
+        served / high,
+        served,
+        served / low,
+        "what a replica served in this run, SLO held, so at least that (see --search)",
+    )

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 Report = dict[str, Any]
 Rows = list[tuple[str, str]]
 
+_WORTH_TELLING = 1.01
+"""Ratio of an interval's ends from which it is shown."""
+
 _WAYS = {"on_demand": "on demand", "reserved": "reserved", "spot": "spot", "own": "own devices"}
 
 
@@ -32,7 +35,7 @@ def render_break_even(report: Report, console: Console) -> None:
 def lines(report: Report) -> Rows:
     """Title and text of each line."""
     rows = _run(report)
-    rows += _renting(report["renting"])
+    rows += _renting(report["renting"], len(report["facts"]["held_shares"]))
     rows += _owning(report)
     rows += _api(report)
     notes = report["notes"]
@@ -48,7 +51,7 @@ def _usd(amount: float) -> str:
 def _run(report: Report) -> Rows:
     facts = report["facts"]
     most, held = len(facts["held_shares"]), facts["replicas"]
-    replicas = f"{most} replica{'s' if most > 1 else ''}"
+    replicas = _count(most, "replica")
     if held < most:
         replicas = f"{number(held)} of up to {replicas}"
     slo = {None: "", True: " · SLO held", False: " · SLO missed"}[facts["slo_held"]]
@@ -67,7 +70,17 @@ def _run(report: Report) -> Rows:
     return rows
 
 
-def _renting(renting: Report) -> Rows:
+def _split(reserved: int, most: int) -> str:
+    if reserved in (0, most):
+        return "all reserved" if reserved else "none reserved"
+    return f"{_count(reserved, 'replica')} reserved, the others on demand"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _renting(renting: Report, most: int) -> Rows:
     rows: Rows = []
     reserved = renting.get("reserved")
     if reserved:
@@ -82,7 +95,7 @@ def _renting(renting: Report) -> Rows:
         rows.append(
             (
                 "",
-                f"cheapest here: {reserved['reserved']} reserved, the rest on demand, "
+                f"cheapest here: {_split(reserved['reserved'], most)}, "
                 f"{_usd(reserved['usd_per_hour'])} an hour; all on demand "
                 f"{_usd(reserved['all_on_demand_usd_per_hour'])}, all reserved "
                 f"{_usd(reserved['all_reserved_usd_per_hour'])}",
@@ -90,13 +103,13 @@ def _renting(renting: Report) -> Rows:
         )
     spot = renting.get("spot")
     if spot:
-        most = spot["interruptions_per_hour"]
-        if most is None:
+        often = spot["interruptions_per_hour"]
+        if often is None:
             cheaper = "cheaper" if spot["always_cheaper"] else "no cheaper"
             line = f"{cheaper} than on demand, as a start takes no time here"
         else:
             line = (
-                f"cheaper than on demand up to {number(most)} interruptions of a replica an hour, "
+                f"cheaper than on demand up to {number(often)} interruptions of a replica an hour, "
                 f"each with a start of {60 * spot['start_h']:.1f} min"
             )
         rows.append(("Spot", line))
@@ -110,7 +123,7 @@ def _owning(report: Report) -> Rows:
     rows = [
         (
             "Own",
-            f"{owning['devices']} devices for {_usd(owning['purchase_usd'])}: "
+            f"{_count(owning['devices'], 'device')} for {_usd(owning['purchase_usd'])}: "
             f"{_usd(owning['usd_per_month'])} a month, of which energy "
             f"{percent(_energy_share(report))}",
         )
@@ -147,7 +160,7 @@ def _api(report: Report) -> Rows:
         return []
     capacity, run = api["capacity"], api["run"]
     low, high = capacity["interval"]
-    within = f" ({number(low)}–{number(high)})" if low < high else ""
+    within = f" ({number(low)}–{number(high)})" if high > low * _WORTH_TELLING else ""
     rows = [
         (
             "API",
@@ -166,10 +179,9 @@ def _api(report: Report) -> Rows:
         if first is None:
             words.append("serving pays at no volume")
         else:
-            replicas = other["first_replicas"]
             words.append(
-                f"pays from {_tokens(first)} tokens a day ({replicas} replica"
-                f"{'s' if replicas > 1 else ''} at {percent(share)} of capacity"
+                f"pays from {_tokens(first)} tokens a day "
+                f"({_count(other['first_replicas'], 'replica')} at {percent(share)} of capacity"
                 f"{_between(other['utilization_interval'])})"
             )
             if other["always_tokens_per_day"] > first * (1 + 1e-9):
@@ -179,7 +191,7 @@ def _api(report: Report) -> Rows:
 
 
 def _between(pair: list[float] | None) -> str:
-    if not pair or pair[1] - pair[0] < 1e-9:
+    if not pair or pair[1] <= pair[0] * _WORTH_TELLING:
         return ""
     return f", {percent(pair[0])}–{percent(pair[1])}"
 
