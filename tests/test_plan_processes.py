@@ -18,7 +18,7 @@ from simulator.errors import UserError
 from simulator.planner.backends import make_backend
 from simulator.planner.backends.local import ATTEMPTS, LocalBackend, cores
 from simulator.planner.doing import do_task
-from simulator.planner.store import Store
+from simulator.planner.store import FILE, Store
 from simulator.planner.work import Work
 from tests.work_support import rows, task, too_big
 
@@ -164,7 +164,7 @@ SCRIPT = """
 import sys
 from simulator.planner.backends import make_backend
 from simulator.planner.backends.local import LocalBackend
-from simulator.planner.store import Store
+from simulator.planner.store import FILE, Store
 from simulator.planner.work import Work
 from tests.work_support import task
 
@@ -248,3 +248,34 @@ def test_a_backend_is_known_by_its_name():
         make_backend("locale")
     with pytest.raises(UserError, match="--address belongs to --backend ray"):
         make_backend("local", address="head:6379")
+
+
+def test_a_command_that_is_interrupted_says_what_it_kept_and_goes_on(tmp_path):
+    command = [
+        sys.executable, "-m", "simulator", "sweep", "chat-8b-h100", "--no-files", "--workers", "2",
+        "--vary", "workload.rate_scale=0.5,1,1.5,2", "--vary", "engine.max_num_seqs=32,64,128",
+        "--store", str(tmp_path),
+    ]  # fmt: skip
+    root = str(Path(__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": root}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=environment,
+    ) as process:  # fmt: skip
+        until = time.monotonic() + 60
+        while not (tmp_path / FILE).exists() or len(rows(tmp_path)) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert out == ""
+    kept = len(rows(tmp_path))
+    assert err == (
+        f"Interrupted: {kept} simulations are kept in {tmp_path}; the same command goes on from "
+        "there.\n"
+    )
+    assert 2 <= kept < 12
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert again.stderr == ""
+    assert len(rows(tmp_path)) == 12

@@ -61,4 +61,6 @@ def rows(folder: Path) -> list[str]:
     """The keys in a store, as SQLite itself finds them."""
     with closing(sqlite3.connect(folder / FILE)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            return []  # it has just been made
         return [row[0] for row in db.execute("SELECT key FROM outcomes")]

@@ -13,6 +13,7 @@ import click
 
 from simulator.cli.folder import ROOT
 from simulator.cli.output import Bar
+from simulator.cli.safely import INTERRUPTED
 
 if TYPE_CHECKING:
     from simulator.planner.work import Standing, Told, Work
@@ -43,7 +44,8 @@ class Working:
 
     @contextmanager
     def open(self, told: Told | None = None) -> Iterator[Work]:
-        """The workplace; its workers and its store are let go at the end."""
+        """The workplace; its workers and its store are let go at the end. Ctrl-C ends the command,
+        which then says what was kept."""
         from simulator.planner.backends import make_backend
         from simulator.planner.store import Store
         from simulator.planner.work import Work
@@ -55,7 +57,17 @@ class Working:
             backend.close()
             raise
         with Work(backend, store, told) as work:
-            yield work
+            try:
+                yield work
+            except KeyboardInterrupt:
+                if self.store is None:
+                    raise
+                click.echo(
+                    f"Interrupted: {work.standing.done:,} simulations are kept in {self.store}; "
+                    "the same command goes on from there.",
+                    err=True,
+                )
+                raise SystemExit(INTERRUPTED) from None
 
 
 def working_options(command: Callable[..., Any]) -> Callable[..., Any]:
