@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from simulator.cli import cli
 from simulator.errors import ScenarioError, UserError
-from simulator.planner.break_even import break_even, facts_of, load_economics
+from simulator.planner.break_even import break_even, load_economics
 from simulator.planner.economics import (
     HOURS_PER_MONTH,
     Api,
@@ -29,6 +29,7 @@ from simulator.planner.economics import (
     sinking_fund,
     spot_interruptions_per_hour,
 )
+from simulator.planner.facts import facts_of
 from simulator.results import Result
 from simulator.scenario import load_scenario
 from simulator.simulation import simulate
@@ -222,6 +223,13 @@ def test_on_demand_costs_what_the_run_says(following: Result) -> None:
     assert renting["spot"]["interruptions_per_hour"] == pytest.approx(
         (price / 0.3 - 1) / facts["start_h"]
     )
+
+
+def test_what_spot_costs_is_the_price_of_spot() -> None:
+    """The scenario's figure is that of its plan, and interruptions make it spot."""
+    run = simulate(load_scenario("spot-8b-l4", ["workload.requests=200"]), intervals=False)
+    prices = break_even(run, load_economics(None, []))["prices_usd_per_device_hour"]
+    assert prices == {"on_demand": 0.76, "spot": 0.3}
 
 
 def test_own_devices_use_the_power_of_the_run(fixed: Result) -> None:
