@@ -24,7 +24,10 @@ _OF_CLASSES = (
 LEAST_SHARE = 0.001
 """Smallest share of misses that others are compared with."""
 
-_NO_NUMBERS = ("slo.held", "slo.classes", "fleet.pools")
+_NO_NUMBERS = (
+    "slo.held", "slo.classes", "fleet.pools", "kv_cache.prefix_hit_rate_by_tier", "kv_cache.moved",
+    "kv_cache.link_busy_share", "utilization.steps_with_prompts", "utilization.decode_only_steps",
+)  # fmt: skip
 
 
 def metric_paths() -> list[str]:
