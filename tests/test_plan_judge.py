@@ -86,7 +86,9 @@ def test_requests_that_are_lost_count():
     outcomes = [_outcome(10.0, **summary)]
     strict = judge(outcomes, [TTFT], most_seeds=5, pessimistic=False, lost_share=0.0)
     assert strict.state == "fails"
-    assert judge(outcomes, [TTFT], most_seeds=5, pessimistic=False, lost_share=0.05).state == "holds"
+    assert (
+        judge(outcomes, [TTFT], most_seeds=5, pessimistic=False, lost_share=0.05).state == "holds"
+    )
 
 
 def test_a_growing_backlog_never_holds():

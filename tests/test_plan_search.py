@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +9,9 @@ import pytest
 from simulator.planner.backends.local import LocalBackend
 from simulator.planner.document import Asked, Plan
 from simulator.planner.plan import outlooks
-from simulator.planner.search import Found, Search, Trial, stress_task
+from simulator.planner.search import Search, Trial, stress_task
 from simulator.planner.work import Work
 from simulator.scenario import load_scenario
-from simulator.yamlio import dump_yaml
 
 CHAT: dict[str, Any] = {
     "kind": "synthetic",

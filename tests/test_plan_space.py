@@ -86,7 +86,9 @@ def test_sizes_stay_within_the_devices_and_ascend():
     asked = _asked({"hardware": ["h100-sxm"], "tp": [2], "max_devices": 9})
     (kind,) = kinds(asked)
     assert sizes(kind, asked.plan.space, (2,)) == [(1,), (2,), (3,), (4,)]
-    asked = _asked({"hardware": ["h100-sxm"], "tp": [1], "replicas": {"min": 2, "max": 9, "step": 3}})
+    asked = _asked(
+        {"hardware": ["h100-sxm"], "tp": [1], "replicas": {"min": 2, "max": 9, "step": 3}}
+    )
     (kind,) = kinds(asked)
     assert sizes(kind, asked.plan.space, (1,)) == [(2,), (5,), (8,)]
     asked = _asked({"hardware": ["h100-sxm"], "tp": [1], "replicas": [4, 1]})
@@ -121,7 +123,7 @@ def test_what_does_not_fit_says_so():
     asked = _asked({"hardware": ["l4"], "tp": [1]}, {**BASE, "model": "llama-3.1-70b"})
     (kind,) = kinds(asked)
     assert "does not fit on 1 × NVIDIA L4" in outlook(kind, asked, ()).problem
-    with pytest.raises(UserError, match="no deployment runs: .*does not fit on 1 × NVIDIA L4"):
+    with pytest.raises(UserError, match=r"no deployment runs: .*does not fit on 1 × NVIDIA L4"):
         outlooks(asked)
 
 
@@ -129,7 +131,7 @@ def test_power_limits_the_devices():
     asked = _asked({"hardware": ["h100-sxm"], "tp": [1], "max_power_kw": 3.0})
     found = outlook(kinds(asked)[0], asked, ())
     assert [size.counts for size in found.sizes] == [(1,), (2,), (3,), (4,)]  # 0.7 kW each
-    with pytest.raises(UserError, match="is empty: no number of replicas fits .*max_power_kw 0.5"):
+    with pytest.raises(UserError, match=r"is empty: no number of replicas fits .*max_power_kw 0.5"):
         outlooks(_asked({"hardware": ["h100-sxm"], "tp": [1], "max_power_kw": 0.5}))
 
 

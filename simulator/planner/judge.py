@@ -70,9 +70,27 @@ class Verdict:
     problem: str = ""
 
     @property
+    def smaller_fail(self) -> bool:
+        """Whether fewer replicas of the same kind fail as well: those are slower, but they cost and
+        draw less."""
+        if self.problem or not self.missed:
+            return True
+        close = self.state == "close"
+        slow = [missed for missed in self.missed if grows_slower(missed.constraint)]
+        return any(missed.excess > (-missed.half if close else 0.0) for missed in slow)
+
+    @property
     def worst(self) -> Missed | None:
         """The limit that is missed most, or met with the least room."""
         return self.missed[0] if self.missed else None
+
+
+_WITH_SIZE = ("cost.", "energy.", "utilization.", "kv_cache.", "fleet.", "fairness.", "handover.")
+
+
+def grows_slower(limit: Constraint) -> bool:
+    """Whether fewer replicas can only miss a limit by more."""
+    return not limit.metric.startswith(_WITH_SIZE) and "per_device" not in limit.metric
 
 
 def limits_of(constraints: Sequence[Constraint], scenario: Scenario) -> tuple[Constraint, ...]:

@@ -1,11 +1,10 @@
 """Finds the best deployment that holds, with as few simulations as it can.
 
 Branch and bound over kinds of deployment and their sizes. A size whose bound is worse than what has
-been found is never simulated; a size that fails rules out all smaller ones of its kind, one that
-holds makes larger ones needless where they cost more. (That more replicas never hurt is what the
-search assumes; the simulator does not.) Estimates say where to begin, never what is true. Rounds
-have a fixed width, so that the outcome depends neither on how many workers there are nor on who is
-first.
+been found is never simulated, and a size that is too slow rules out all smaller ones of its kind.
+(That more replicas are never slower is what the search assumes; the simulator does not.) Estimates
+say where to begin, never what is true. Rounds have a fixed width, so that the outcome depends
+neither on how many workers there are nor on who is first.
 """
 
 from __future__ import annotations
@@ -66,8 +65,7 @@ class Line:
         self.trials: dict[Counts, Trial] = {}
         self.open: Trial | None = None
         self.misses = 0
-        self._failed: list[Counts] = [size.counts for size in outlook.sizes if size.ruled_out]
-        self._held: list[Counts] = []
+        self._failed: list[Counts] = []
 
     @property
     def best(self) -> Trial | None:
@@ -81,19 +79,18 @@ class Line:
             size
             for size in self.sizes
             if size.counts not in self.trials
+            and not size.ruled_out
             and not self._fails(size.counts)
-            and not (size.certain and self._holds(size.counts))
             and (threshold is None or self._key(size) < threshold)
         ]
 
     def settle(self, trial: Trial) -> None:
         """Takes note of a verdict."""
         assert trial.verdict is not None
-        if trial.verdict.state == "holds":
-            self._held.append(trial.size.counts)
-        else:
-            self._failed.append(trial.size.counts)
+        if trial.verdict.state != "holds":
             self.misses += 1
+            if trial.verdict.smaller_fail:
+                self._failed.append(trial.size.counts)
         self.open = None
 
     def next(self, threshold: Key | None) -> Size | None:
@@ -127,9 +124,6 @@ class Line:
         return any(
             all(n <= m for n, m in zip(counts, failed, strict=True)) for failed in self._failed
         )
-
-    def _holds(self, counts: Counts) -> bool:
-        return any(all(n >= m for n, m in zip(counts, held, strict=True)) for held in self._held)
 
 
 @dataclass(frozen=True)
@@ -172,6 +166,7 @@ class Search:
         self.lines = [Line(outlook) for outlook in outlooks if outlook.sizes]
         self.work = work
         self.width = width
+        self.seeds = seeds_of(asked)
         self.simulations = 0
 
     def run(self) -> Found:
@@ -228,7 +223,7 @@ class Search:
 
     def _judge(self, trial: Trial) -> Verdict:
         return judge(
-            trial.stress, self.limits, most_seeds=self.plan.seeds,
+            trial.stress, self.limits, most_seeds=self.seeds,
             pessimistic=self.plan.judge == "pessimistic", lost_share=self.plan.max_lost_share,
         )  # fmt: skip
 
@@ -278,6 +273,23 @@ def stress_task(asked: Asked, trial: Trial, number: int, limits: Sequence[Constr
 def plain_task(asked: Asked, trial: Trial, number: int, *, intervals: bool = False) -> Task:
     """The ``number``-th run of a deployment as it would be."""
     return Task(trial.kind.scenario(trial.size.counts, seed=_seed(asked, number)), intervals)
+
+
+def seeds_of(asked: Asked) -> int:
+    """How many different runs there may be of one deployment: one where nothing is drawn, as when
+    a trace is replayed."""
+    import numpy as np
+
+    from simulator.workload import build_requests
+
+    first, second = (
+        build_requests(asked.scenario.workload, np.random.default_rng(seed)) for seed in (0, 1)
+    )
+    same = len(first) == len(second) and all(
+        np.array_equal(getattr(first, name), getattr(second, name))
+        for name in ("arrival_s", "input_tokens", "output_tokens")
+    )
+    return 1 if same else asked.plan.seeds
 
 
 def _seed(asked: Asked, number: int) -> int:
