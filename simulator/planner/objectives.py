@@ -65,6 +65,13 @@ class Objective(Model):
         return next(iter(found), "")
 
     @property
+    def grows(self) -> bool:
+        """Whether more replicas for the same traffic only make it worse: they cost more, and each
+        has smaller batches."""
+        with_size = self.path.startswith(("cost.", "energy.")) or self.path == "devices"
+        return with_size and self.sign > 0
+
+    @property
     def label(self) -> str:
         """As reports call it."""
         return self.metric.replace("_", " ") if self.metric in NAMES else title(self.path)

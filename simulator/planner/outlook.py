@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from simulator.errors import UserError
+import numpy as np
+
+from simulator.errors import DoesNotFitError, UserError
+from simulator.planner.bounds import ReplicaBounds
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
+from simulator.planner.judge import closeness
 from simulator.planner.space import Counts, Kind, sizes
+from simulator.planner.traffic import Offered, offered, scaled
 from simulator.resolution.pools import ResolvedPool, resolve_pools
 from simulator.scenario.lifecycle import ScheduleScaling
+from simulator.scenario.workload import Workload
+from simulator.workload import build_requests
 
 KNOWN = ("cost.usd_per_hour", "devices")
 """Objectives that need no simulation where the number of replicas is fixed."""
+
+
+BUSY = 0.7
+"""Share of the time that replicas may be busy, at best batches, and still hold: where the search
+begins."""
 
 
 @dataclass(frozen=True)
@@ -54,34 +66,144 @@ class Outlook:
     kind: Kind
     sizes: tuple[Size, ...] = ()
     problem: str = ""
-    limits: tuple[Constraint, ...] = field(default=(), repr=False)
 
 
-def outlook(kind: Kind, asked: Asked, limits: Sequence[Constraint]) -> Outlook:
-    """What is known of a kind; memory is exact, as the engine would budget it."""
-    plan = asked.plan
+@dataclass(frozen=True)
+class Traffic:
+    """What a plan's traffic asks, for all kinds alike.
+
+    Args:
+        plain: as it is.
+        stress: grown by the headroom.
+        seeds: how many different runs of it there may be.
+    """
+
+    plain: Offered
+    stress: Offered
+    seeds: int
+
+
+def traffic_of(asked: Asked) -> Traffic:
+    """The traffic of a plan, of its first seed."""
+    scenario, plan = asked.scenario, asked.plan
+    seed = scenario.measurement.seed
+
+    def drawn(workload: Workload) -> Offered:
+        requests = build_requests(workload, np.random.default_rng(seed))
+        return offered(requests, scenario.measurement)
+
+    plain = drawn(scenario.workload)
+    stress = drawn(scaled(scenario.workload, 1.0 + plan.headroom)) if plan.headroom else plain
+    return Traffic(plain, stress, seeds_of(asked))
+
+
+def seeds_of(asked: Asked) -> int:
+    """How many different runs there may be of one deployment: one where nothing is drawn, as when
+    a trace is replayed."""
+    if asked.plan.seeds == 1:
+        return 1
+    first, second = (
+        build_requests(asked.scenario.workload, np.random.default_rng(seed)) for seed in (0, 1)
+    )
+    same = len(first) == len(second) and all(
+        np.array_equal(getattr(first, name), getattr(second, name))
+        for name in ("arrival_s", "input_tokens", "output_tokens")
+    )
+    return 1 if same else asked.plan.seeds
+
+
+def outlook(
+    kind: Kind, asked: Asked, limits: Sequence[Constraint] = (), traffic: Traffic | None = None
+) -> Outlook:
+    """What is known of a kind; memory is exact, as the engine would budget it.
+
+    Args:
+        kind: of deployment.
+        asked: the plan.
+        limits: what must hold.
+        traffic: for bounds; without it, sizes and prices are all that is known.
+    """
     try:
         pools = resolve_pools(kind.scenario((1,) * max(1, len(kind.pools))))
     except UserError as error:
         return Outlook(kind, problem=error.what)
-    each = tuple(pool.deployment.devices_per_replica for pool in pools)
     prices = [pool.deployment.usd_per_device_hour for pool in pools]
-    if plan.objective.path.startswith("cost.") and None in prices:
+    if asked.plan.objective.path.startswith("cost.") and None in prices:
         unknown = pools[prices.index(None)].deployment
         return Outlook(kind, problem=unknown.price_note)
-    found = []
+    found = [size for size in _sizes(kind, asked, pools) if _powered(size, pools, asked)]
+    if traffic is not None and len(pools) == 1 and not kind.autoscaled and found:
+        try:
+            found = _bounded(found, pools[0], asked, limits, traffic)
+        except DoesNotFitError as error:
+            return Outlook(kind, problem=error.what)
+    return Outlook(kind, tuple(sorted(found, key=lambda size: size.key)))
+
+
+def _sizes(kind: Kind, asked: Asked, pools: Sequence[ResolvedPool]) -> Iterator[Size]:
+    """Every size that has a replica left when the spare ones are missing."""
+    plan = asked.plan
+    each = tuple(pool.deployment.devices_per_replica for pool in pools)
+    prices = [pool.deployment.usd_per_device_hour for pool in pools]
     for counts in sizes(kind, plan.space, each):
+        if any(n <= plan.spare_replicas for n in counts):
+            continue
         held = counts or tuple(_fewest(pool) for pool in pools)
         devices = sum(n * d for n, d in zip(held, each, strict=True))
         usd = None
         if None not in prices:
             usd = sum(n * d * (p or 0.0) for n, d, p in zip(held, each, prices, strict=True))
-        if any(n <= plan.spare_replicas for n in counts):
-            continue
         low, certain = _low(plan.objective.path, devices, usd, fixed=bool(counts))
-        found.append(Size(counts, devices, usd, low * 1.0, certain))
-    found = [size for size in found if _powered(size, pools, asked)]
-    return Outlook(kind, tuple(sorted(found, key=lambda size: size.key)))
+        yield Size(counts, devices, usd, low, certain)
+
+
+def _bounded(
+    sizes: Sequence[Size],
+    pool: ResolvedPool,
+    asked: Asked,
+    limits: Sequence[Constraint],
+    traffic: Traffic,
+) -> list[Size]:
+    """The sizes with what no simulation can beat. As one run does not decide close to a limit,
+    bounds do not either."""
+    plain, stress = ReplicaBounds(pool, traffic.plain), ReplicaBounds(pool, traffic.stress)
+    numbers = np.array([size.counts[0] for size in sizes], dtype=np.float64)
+    objective = asked.plan.objective
+    if objective.sign > 0:
+        low = plain.floor(objective.path, numbers)
+    else:
+        low = -plain.ceiling(objective.path, numbers)
+    left = numbers - asked.plan.spare_replicas
+    # Replicas that are busy nearly all of the time let nobody through at once.
+    hope = stress.load / left / BUSY - 1.0 if math.isfinite(stress.load) else 0.0 * left
+    worst = np.zeros(len(sizes))
+    reasons = [""] * len(sizes)
+    for limit in limits:
+        if limit.traffic_class is not None:
+            continue
+        beaten = stress.floor(limit.path, left) if limit.max is not None else (
+            stress.ceiling(limit.path, left)
+        )  # fmt: skip
+        loose = limit.loosened(closeness(limit)) if traffic.seeds > 1 else limit
+        for place, value in enumerate(beaten.tolist()):
+            excess = limit.excess(value)
+            hope[place] = max(hope[place], excess)
+            if not loose.holds(value) and excess > worst[place]:
+                worst[place] = excess
+                word = "at least" if limit.max is not None else "at most"
+                reasons[place] = f"{limit} is {word} {value:,.4g}"
+    return [
+        replace(
+            size,
+            low=size.low if size.certain else max(size.low, bound),
+            ruled_out=reason,
+            missed=excess,
+            hope=expected,
+        )
+        for size, bound, reason, excess, expected in zip(
+            sizes, low.tolist(), reasons, worst.tolist(), hope.tolist(), strict=True
+        )
+    ]
 
 
 def _fewest(pool: ResolvedPool) -> int:

@@ -2,8 +2,8 @@
 
 Branch and bound over kinds of deployment and their sizes. A size whose bound is worse than what has
 been found is never simulated, and a size that is too slow rules out all smaller ones of its kind.
-(That more replicas are never slower is what the search assumes; the simulator does not.) Estimates
-say where to begin, never what is true. Rounds have a fixed width, so that the outcome depends
+(That more replicas are neither slower nor cheaper is what the search assumes; the simulator does
+not.) Estimates say where to begin, never what is true. Rounds have a fixed width, so that the outcome depends
 neither on how many workers there are nor on who is first.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
 from simulator.planner.judge import Verdict, closeness, judge
-from simulator.planner.outlook import Outlook, Size
+from simulator.planner.outlook import Outlook, Size, seeds_of
 from simulator.planner.space import Counts, Kind
 from simulator.planner.tasks import Outcome, Summary, Task
 from simulator.planner.work import Workplace
@@ -57,10 +57,16 @@ class Trial:
 
 
 class Line:
-    """The sizes of one kind, and what has been found out about them."""
+    """The sizes of one kind, and what has been found out about them.
 
-    def __init__(self, outlook: Outlook) -> None:
+    Args:
+        outlook: of the kind.
+        grows: more replicas only make the objective worse.
+    """
+
+    def __init__(self, outlook: Outlook, *, grows: bool) -> None:
         self.kind = outlook.kind
+        self.grows = grows
         self.sizes = outlook.sizes
         self.trials: dict[Counts, Trial] = {}
         self.open: Trial | None = None
@@ -81,6 +87,7 @@ class Line:
             if size.counts not in self.trials
             and not size.ruled_out
             and not self._fails(size.counts)
+            and not (self.grows and self._needless(size.counts))
             and (threshold is None or self._key(size) < threshold)
         ]
 
@@ -119,6 +126,13 @@ class Line:
 
     def _key(self, size: Size) -> Key:
         return (size.low, size.devices, self.kind.index, size.counts)
+
+    def _needless(self, counts: Counts) -> bool:
+        """Whether fewer replicas do."""
+        return any(
+            all(n >= m for n, m in zip(counts, held, strict=True))
+            for held, trial in self.trials.items() if trial.score is not None
+        )  # fmt: skip
 
     def _fails(self, counts: Counts) -> bool:
         return any(
@@ -163,7 +177,8 @@ class Search:
         self.asked = asked
         self.plan = asked.plan
         self.limits = tuple(limits)
-        self.lines = [Line(outlook) for outlook in outlooks if outlook.sizes]
+        grows = self.plan.objective.grows
+        self.lines = [Line(outlook, grows=grows) for outlook in outlooks if outlook.sizes]
         self.work = work
         self.width = width
         self.seeds = seeds_of(asked)
@@ -273,23 +288,6 @@ def stress_task(asked: Asked, trial: Trial, number: int, limits: Sequence[Constr
 def plain_task(asked: Asked, trial: Trial, number: int, *, intervals: bool = False) -> Task:
     """The ``number``-th run of a deployment as it would be."""
     return Task(trial.kind.scenario(trial.size.counts, seed=_seed(asked, number)), intervals)
-
-
-def seeds_of(asked: Asked) -> int:
-    """How many different runs there may be of one deployment: one where nothing is drawn, as when
-    a trace is replayed."""
-    import numpy as np
-
-    from simulator.workload import build_requests
-
-    first, second = (
-        build_requests(asked.scenario.workload, np.random.default_rng(seed)) for seed in (0, 1)
-    )
-    same = len(first) == len(second) and all(
-        np.array_equal(getattr(first, name), getattr(second, name))
-        for name in ("arrival_s", "input_tokens", "output_tokens")
-    )
-    return 1 if same else asked.plan.seeds
 
 
 def _seed(asked: Asked, number: int) -> int:

@@ -76,7 +76,7 @@ def points_of_plan(asked: Asked) -> list[Point]:
     """Every deployment of a plan's space, as it would run."""
     found = []
     for kind in kinds(asked):
-        known = outlook(kind, asked, ())
+        known = outlook(kind, asked)
         if known.problem:
             found.append(Point(dict(kind.axes), None, known.problem))
         for size in known.sizes:
