@@ -9,13 +9,13 @@ import pytest
 from simulator.planner.backends.local import LocalBackend
 from simulator.planner.document import Asked, Plan
 from simulator.planner.plan import outlooks
-from simulator.planner.search import Search, Trial, stress_task
+from simulator.planner.search import Search, Trial
 from simulator.planner.work import Work
 from simulator.scenario import load_scenario
 
 CHAT: dict[str, Any] = {
     "kind": "synthetic",
-    "requests": 500,
+    "requests": 300,
     "arrivals": {"kind": "poisson", "rate_per_s": 30},
     "lengths": {
         "kind": "independent",
@@ -41,6 +41,7 @@ SPACE = {
     "tp": [1, 2],
     "replicas": {"max": 16},
 }
+LARGER = {**SPACE, "replicas": {"max": 28}}
 
 CASES = {
     "cost": {"scenario": SMALL, "space": SPACE, "constraints": LIMITS},
@@ -49,11 +50,11 @@ CASES = {
         "spare_replicas": 1,
     },
     "cost per token": {
-        "scenario": SMALL, "space": SPACE, "constraints": LIMITS,
+        "scenario": SMALL, "space": LARGER, "constraints": LIMITS,
         "objective": "cost_per_million_output_tokens",
     },
     "energy": {
-        "scenario": SMALL, "space": SPACE, "constraints": LIMITS,
+        "scenario": SMALL, "space": LARGER, "constraints": LIMITS,
         "objective": "energy_per_output_token",
     },
     "devices": {
@@ -85,8 +86,7 @@ def _everything(search: Search, trials: list[Trial]) -> tuple[Trial | None, int]
     """The best of all deployments, each simulated, and how many simulations that took."""
     simulations, left = 0, trials
     while left:
-        tasks = [stress_task(search.asked, t, len(t.stress), search.limits[: not t.stress])
-                 if not t.stress else stress_task(search.asked, t, len(t.stress)) for t in left]  # fmt: skip
+        tasks = [search._stress(trial, len(trial.stress)) for trial in left]
         simulations += len(tasks)
         for trial, outcome in zip(left, search.work.run(tasks), strict=True):
             trial.stress.append(outcome)

@@ -24,7 +24,7 @@ KNOWN = ("cost.usd_per_hour", "devices")
 """Objectives that need no simulation where the number of replicas is fixed."""
 
 
-BUSY = 0.7
+BUSY = 0.85
 """Share of the time that replicas may be busy, at best batches, and still hold: where the search
 begins."""
 

@@ -22,7 +22,7 @@ from simulator.planner.judge import (
     limits_of,
     value_at_end,
 )
-from simulator.planner.outlook import Outlook, outlook
+from simulator.planner.outlook import Outlook, outlook, seeds_of, traffic_of
 from simulator.planner.provenance import provenance
 from simulator.planner.search import Found, Search, Trial, figure, plain_task, stress_task
 from simulator.planner.space import kinds
@@ -60,7 +60,8 @@ def outlooks(asked: Asked) -> tuple[list[Outlook], tuple[Constraint, ...]]:
             hint="list constraints, e.g. {metric: ttft_ms.p99, max: 1000}",
         )  # fmt: skip
     _check_classes(limits, asked)
-    found = [outlook(kind, asked, limits) for kind in kinds(asked)]
+    traffic = traffic_of(asked)
+    found = [outlook(kind, asked, limits, traffic) for kind in kinds(asked)]
     if not found:
         raise UserError("is empty: its axes have no combination", where="space")
     if all(entry.problem for entry in found):
@@ -124,7 +125,7 @@ def dry_run(asked: Asked, workers: int) -> dict[str, Any]:
     left = [entry for entry in known if any(not size.ruled_out for size in entry.sizes)]
     finalists = min(asked.plan.runners_up + 1, len(left))
     sample = [plain_task(asked, Trial(entry.kind, entry.sizes[-1]), 0) for entry in left[:1]]
-    count = 2 * len(left) + 2 * asked.plan.seeds * finalists
+    count = 2 * len(left) + 2 * seeds_of(asked) * finalists
     each = mean_seconds(sample)
     return {
         "name": asked.plan.name,
@@ -154,7 +155,7 @@ def _asked(asked: Asked, limits: Sequence[Constraint]) -> dict[str, Any]:
         "headroom": asked.plan.headroom,
         "spare_replicas": asked.plan.spare_replicas,
         "judge": asked.plan.judge,
-        "seeds": asked.plan.seeds,
+        "seeds": seeds_of(asked),
         "plan": asked.plan.model_dump(mode="json"),
     }
 
@@ -246,7 +247,7 @@ class _Finalist:
         self, asked: Asked, limits: Sequence[Constraint], trial: Trial, work: Workplace
     ) -> None:
         self.asked, self.limits, self.trial = asked, limits, trial
-        numbers = range(asked.plan.seeds)
+        numbers = range(seeds_of(asked))
         plain = [plain_task(asked, trial, n, intervals=n == 0) for n in numbers]
         stress = [stress_task(asked, trial, n) for n in numbers]
         stress[0] = type(stress[0])(stress[0].scenario, True)

@@ -3,13 +3,14 @@
 Branch and bound over kinds of deployment and their sizes. A size whose bound is worse than what has
 been found is never simulated, and a size that is too slow rules out all smaller ones of its kind.
 (That more replicas are neither slower nor cheaper is what the search assumes; the simulator does
-not.) Estimates say where to begin, never what is true. Rounds have a fixed width, so that the outcome depends
-neither on how many workers there are nor on who is first.
+not.) Estimates say where to begin, never what is true. Rounds have a fixed width, so that the
+outcome depends neither on how many workers there are nor on who is first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from simulator.planner.constraints import Constraint
@@ -26,8 +27,6 @@ WIDTH = 4
 Key = tuple[float, int, int, Counts]
 """Order of deployments: score, devices, kind, replicas."""
 
-Told = Callable[[str], None]
-
 
 @dataclass
 class Trial:
@@ -39,7 +38,8 @@ class Trial:
         stress: outcomes under the load and with the replicas missing that it must bear, one a seed.
         plain: outcome as it would run; the same where nothing more is asked of it.
         verdict: what the outcomes say.
-        score: objective times its sign; None until it is known.
+        score: objective times its sign, if it holds; None until that is known.
+        hoped: the same as its first run shows it, or a bound of it, whether it holds or not.
     """
 
     kind: Kind
@@ -48,6 +48,7 @@ class Trial:
     plain: Outcome | None = None
     verdict: Verdict | None = None
     score: float | None = None
+    hoped: float = -math.inf
 
     @property
     def key(self) -> Key:
@@ -90,6 +91,14 @@ class Line:
             and not (self.grows and self._needless(size.counts))
             and (threshold is None or self._key(size) < threshold)
         ]
+
+    def drop_late(self, threshold: Key | None) -> None:
+        """Leaves an open trial alone that could not come before the threshold if it held."""
+        trial = self.open
+        if trial is None or threshold is None:
+            return
+        if (trial.hoped, trial.size.devices, self.kind.index, trial.size.counts) > threshold:
+            self.open = None
 
     def settle(self, trial: Trial) -> None:
         """Takes note of a verdict."""
@@ -198,10 +207,12 @@ class Search:
 
     def _round(self) -> list[Trial]:
         """What to simulate next: trials whose verdict is open, and new ones."""
-        trials = [line.open for line in self.lines if line.open is not None]
         bests = sorted(line.best.key for line in self.lines if line.best is not None)
         wanted = self.plan.runners_up + 1
         threshold = bests[wanted - 1] if len(bests) >= wanted else None
+        for line in self.lines:
+            line.drop_late(threshold)
+        trials = [line.open for line in self.lines if line.open is not None]
         waiting: list[tuple[bool, Key, Line, Key | None]] = []
         for line in self.lines:
             if line.open is not None:
@@ -229,12 +240,20 @@ class Search:
         for trial, outcome in zip(trials, self.work.run(asked), strict=True):
             trial.stress.append(outcome)
             trial.verdict = self._judge(trial)
+            trial.hoped = self._hoped(trial)
         held = [trial for trial in trials if trial.verdict and trial.verdict.state == "holds"]
         self._score(held)
         lines = {line.kind.index: line for line in self.lines}
         for trial in trials:
             if trial.verdict is not None and trial.verdict.state != "open":
                 lines[trial.kind.index].settle(trial)
+
+    def _hoped(self, trial: Trial) -> float:
+        if trial.size.certain or not self._same():
+            return trial.size.low
+        objective = self.plan.objective
+        value = figure(objective.path, trial.stress[0].summary)
+        return trial.size.low if value is None else objective.sign * value
 
     def _judge(self, trial: Trial) -> Verdict:
         return judge(
@@ -305,8 +324,3 @@ def figure(path: str, summary: Summary) -> float | None:
         return None if hours is None or not window else 3600.0 * float(hours) / float(window)
     value = value_at(summary, path)
     return float(value) if isinstance(value, int | float) else None
-
-
-def tried(found: Found) -> Iterator[Trial]:
-    """Trials with a verdict."""
-    return (trial for trial in found.trials if trial.verdict is not None)
