@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from simulator.errors import DoesNotFitError, UserError
-from simulator.planner.bounds import ReplicaBounds
+from simulator.planner.bounds import Bounds
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
 from simulator.planner.judge import closeness
@@ -132,9 +132,9 @@ def outlook(
         unknown = pools[prices.index(None)].deployment
         return Outlook(kind, problem=unknown.price_note)
     found = [size for size in _sizes(kind, asked, pools) if _powered(size, pools, asked)]
-    if traffic is not None and len(pools) == 1 and not kind.autoscaled and found:
+    if traffic is not None and not kind.autoscaled and found:
         try:
-            found = _bounded(found, pools[0], asked, limits, traffic)
+            found = _bounded(found, pools, asked, limits, traffic)
         except DoesNotFitError as error:
             return Outlook(kind, problem=error.what)
     return Outlook(kind, tuple(sorted(found, key=lambda size: size.key)))
@@ -159,15 +159,16 @@ def _sizes(kind: Kind, asked: Asked, pools: Sequence[ResolvedPool]) -> Iterator[
 
 def _bounded(
     sizes: Sequence[Size],
-    pool: ResolvedPool,
+    pools: Sequence[ResolvedPool],
     asked: Asked,
     limits: Sequence[Constraint],
     traffic: Traffic,
 ) -> list[Size]:
     """The sizes with what no simulation can beat. As one run does not decide close to a limit,
     bounds do not either."""
-    plain, stress = ReplicaBounds(pool, traffic.plain), ReplicaBounds(pool, traffic.stress)
-    numbers = np.array([size.counts[0] for size in sizes], dtype=np.float64)
+    plain = Bounds(pools, traffic.plain)
+    stress = Bounds(pools, traffic.stress) if asked.plan.headroom else plain
+    numbers = np.array([size.counts for size in sizes], dtype=np.float64)
     objective = asked.plan.objective
     if objective.sign > 0:
         low = plain.floor(objective.path, numbers)
@@ -175,7 +176,7 @@ def _bounded(
         low = -plain.ceiling(objective.path, numbers)
     left = numbers - asked.plan.spare_replicas
     # Replicas that are busy nearly all of the time let nobody through at once.
-    hope = stress.load / left / BUSY - 1.0 if math.isfinite(stress.load) else 0.0 * left
+    hope = (stress.loads / left).max(axis=1) / BUSY - 1.0
     worst = np.zeros(len(sizes))
     reasons = [""] * len(sizes)
     for limit in limits:
