@@ -8,7 +8,7 @@ import pytest
 
 from simulator.planner.backends.local import LocalBackend
 from simulator.planner.document import Asked, Plan
-from simulator.planner.plan import outlooks
+from simulator.planner.plan import outlooks, plan
 from simulator.planner.search import Search, Trial
 from simulator.planner.work import Work
 from simulator.scenario import load_scenario
@@ -123,3 +123,36 @@ def _check_bounds(trials: list[Trial]) -> None:
         assert not (trial.size.ruled_out and trial.verdict.state == "holds"), trial.size
         if trial.score is not None:
             assert trial.score >= trial.size.low - 1e-9 * abs(trial.size.low), trial.size
+
+
+def test_limits_on_cost_are_those_of_the_whole_deployment_and_rule_out_no_smaller_one():
+    keys = {
+        "scenario": SMALL,
+        "space": {"hardware": ["h100-sxm"], "tp": [1], "replicas": {"max": 12}},
+        "constraints": [*LIMITS, {"metric": "cost.usd_per_hour", "max": 4.5 * 6.88}],
+        "objective": "goodput",
+        "spare_replicas": 1,
+    }
+    scenario = {**SMALL, "slo": {"ttft_ms": 200, "tpot_ms": 15}}
+    asked = _asked(**{**keys, "scenario": scenario})
+    known, limits = outlooks(asked)
+    with Work(LocalBackend(1)) as work:
+        found = Search(asked, limits, known, work).run()
+    (best,) = found.best
+    assert best.size.counts == (4,)  # more would cost too much, fewer meet the SLO less often
+
+
+def test_nothing_holds_where_limits_are_beyond_physics_and_that_is_said_without_simulating():
+    asked = _asked(
+        scenario=SMALL, space=SPACE, constraints=[{"metric": "tpot_ms.p50", "max": 0.5}]
+    )
+    known, limits = outlooks(asked)
+    assert all(size.ruled_out for entry in known for size in entry.sizes)
+    with Work(LocalBackend(1)) as work:
+        report = plan(asked, work)
+    assert report["winner"] is None
+    assert report["search"]["simulations"] == 0
+    none, reason = report["reasons"]
+    assert none.startswith("None of")
+    assert "cannot hold" in reason
+    assert "TPOT p50" in reason

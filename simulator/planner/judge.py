@@ -116,6 +116,7 @@ def judge(
     most_seeds: int,
     pessimistic: bool,
     lost_share: float,
+    plain: Sequence[Outcome] = (),
 ) -> Verdict:
     """What one deployment's runs say.
 
@@ -125,11 +126,16 @@ def judge(
         most_seeds: after which it is decided.
         pessimistic: figures count at the bad end of the predictions' interval.
         lost_share: of the counted requests, that may be rejected, time out, fail or not end.
+        plain: runs of the same seeds as the deployment would be, where the outcomes are of what it
+            must bear beyond that; costs and power are those of the former.
     """
-    for outcome in outcomes:
+    for outcome in (*outcomes, *plain):
         if outcome.problem:
             return Verdict("fails", (), len(outcomes), outcome.problem)
-    found = [_missed(limit, outcomes, pessimistic) for limit in limits]
+    found = [
+        _missed(limit, outcomes if grows_slower(limit) else plain or outcomes, pessimistic)
+        for limit in limits
+    ]
     losses = max(lost(outcome.summary) for outcome in outcomes)
     if losses > lost_share:
         found.append(Missed(_COMPLETED, 1.0 - losses, losses - lost_share, 0.0))

@@ -12,7 +12,7 @@ from simulator.errors import DoesNotFitError, UserError
 from simulator.planner.bounds import Bounds
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
-from simulator.planner.judge import closeness
+from simulator.planner.judge import closeness, grows_slower
 from simulator.planner.space import Counts, Kind, sizes
 from simulator.planner.traffic import Offered, offered, scaled
 from simulator.resolution.pools import ResolvedPool, resolve_pools
@@ -182,9 +182,11 @@ def _bounded(
     for limit in limits:
         if limit.traffic_class is not None:
             continue
-        beaten = stress.floor(limit.path, left) if limit.max is not None else (
-            stress.ceiling(limit.path, left)
-        )  # fmt: skip
+        bounds, held = (stress, left) if grows_slower(limit) else (plain, numbers)
+        if limit.max is not None:
+            beaten = bounds.floor(limit.path, held)
+        else:
+            beaten = bounds.ceiling(limit.path, held)
         loose = limit.loosened(closeness(limit)) if traffic.seeds > 1 else limit
         for place, value in enumerate(beaten.tolist()):
             excess = limit.excess(value)

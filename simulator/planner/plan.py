@@ -17,6 +17,7 @@ from simulator.planner.estimate import mean_seconds
 from simulator.planner.judge import (
     Missed,
     Rule,
+    grows_slower,
     half_width,
     interval_of,
     limits_of,
@@ -292,7 +293,7 @@ class _Finalist:
         return spread | {"interval": [spread["mean"] * end / predicted for end in interval]}
 
     def _limit(self, limit: Constraint) -> dict[str, Any]:
-        values = [limit.value(outcome.summary) for outcome in self.stress]
+        values = [limit.value(outcome.summary) for outcome in self._judged(limit)]
         known = [value for value in values if value is not None]
         spread = _spread(known)
         return {
@@ -302,13 +303,17 @@ class _Finalist:
             "share": limit.of_share,
             **spread,
             "excess": _excess(limit, known),
-            "bad_end": value_at_end(limit, self.stress[0].summary),
+            "bad_end": value_at_end(limit, self._judged(limit)[0].summary),
             "sure": self._sure(limit),
         }
 
     def _sure(self, limit: Constraint) -> bool:
         """Whether it holds at the bad end of the prediction's interval."""
-        return limit.holds(value_at_end(limit, self.stress[0].summary))
+        return limit.holds(value_at_end(limit, self._judged(limit)[0].summary))
+
+    def _judged(self, limit: Constraint) -> list[Outcome]:
+        """The runs that a limit is judged by."""
+        return self.stress if grows_slower(limit) else self.plain
 
     def _against(self, winner: _Finalist, path: str) -> dict[str, Any]:
         """The objective, seed by seed the same traffic: mean difference relative to the winner's,

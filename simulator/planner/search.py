@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
-from simulator.planner.judge import Verdict, closeness, judge
+from simulator.planner.judge import Verdict, closeness, grows_slower, judge
 from simulator.planner.outlook import Outlook, Size, seeds_of
 from simulator.planner.space import Counts, Kind
 from simulator.planner.tasks import Outcome, Summary, Task
@@ -36,7 +36,7 @@ class Trial:
         kind: of deployment.
         size: of it.
         stress: outcomes under the load and with the replicas missing that it must bear, one a seed.
-        plain: outcome as it would run; the same where nothing more is asked of it.
+        plain: outcomes as it would run, where that is asked; the same where it need bear no more.
         verdict: what the outcomes say.
         score: objective times its sign, if it holds; None until that is known.
         hoped: the same as its first run shows it, or a bound of it, whether it holds or not.
@@ -45,7 +45,7 @@ class Trial:
     kind: Kind
     size: Size
     stress: list[Outcome] = field(default_factory=list)
-    plain: Outcome | None = None
+    plain: list[Outcome] = field(default_factory=list)
     verdict: Verdict | None = None
     score: float | None = None
     hoped: float = -math.inf
@@ -191,6 +191,8 @@ class Search:
         self.work = work
         self.width = width
         self.seeds = seeds_of(asked)
+        # Costs and power are judged by runs as the deployment would be.
+        self._sized = not self._same() and not all(grows_slower(limit) for limit in self.limits)
         self.simulations = 0
 
     def run(self) -> Found:
@@ -236,8 +238,13 @@ class Search:
 
     def _simulate(self, trials: Sequence[Trial]) -> None:
         asked = [self._stress(trial, len(trial.stress)) for trial in trials]
+        if self._sized:
+            asked += [self.plain(trial, len(trial.stress)) for trial in trials]
         self.simulations += len(asked)
-        for trial, outcome in zip(trials, self.work.run(asked), strict=True):
+        outcomes = self.work.run(asked)
+        for trial, outcome in zip(trials, outcomes[len(trials) :], strict=self._sized):
+            trial.plain.append(outcome)
+        for trial, outcome in zip(trials, outcomes, strict=False):
             trial.stress.append(outcome)
             trial.verdict = self._judge(trial)
             trial.hoped = self._hoped(trial)
@@ -259,6 +266,7 @@ class Search:
         return judge(
             trial.stress, self.limits, most_seeds=self.seeds,
             pessimistic=self.plan.judge == "pessimistic", lost_share=self.plan.max_lost_share,
+            plain=trial.plain if self._sized else (),
         )  # fmt: skip
 
     def _score(self, trials: Sequence[Trial]) -> None:
@@ -271,7 +279,7 @@ class Search:
         tasks = [self.plain(trial) for trial in rest]
         self.simulations += 0 if self._same() else len(tasks)
         for trial, outcome in zip(rest, self.work.run(tasks), strict=True):
-            trial.plain = outcome
+            trial.plain = trial.plain or [outcome]
             value = figure(objective.path, outcome.summary)
             # Undefined: nothing can be said for it, so everything else comes first.
             trial.score = float("inf") if value is None else objective.sign * value
