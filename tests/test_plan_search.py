@@ -143,10 +143,8 @@ def test_limits_on_cost_are_those_of_the_whole_deployment_and_rule_out_no_smalle
 
 
 def test_nothing_holds_where_limits_are_beyond_physics_and_that_is_said_without_simulating():
-    asked = _asked(
-        scenario=SMALL, space=SPACE, constraints=[{"metric": "tpot_ms.p50", "max": 0.5}]
-    )
-    known, limits = outlooks(asked)
+    asked = _asked(scenario=SMALL, space=SPACE, constraints=[{"metric": "tpot_ms.p50", "max": 0.5}])
+    known, _ = outlooks(asked)
     assert all(size.ruled_out for entry in known for size in entry.sizes)
     with Work(LocalBackend(1)) as work:
         report = plan(asked, work)

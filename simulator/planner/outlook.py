@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from simulator.errors import DoesNotFitError, UserError
-from simulator.planner.bounds import Bounds
+from simulator.planner.bounds import Bounds, PairBounds, ReplicaBounds
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
 from simulator.planner.judge import closeness, grows_slower
@@ -19,6 +19,7 @@ from simulator.resolution.pools import ResolvedPool, resolve_pools
 from simulator.scenario.lifecycle import ScheduleScaling
 from simulator.scenario.workload import Workload
 from simulator.workload import build_requests
+from simulator.workload.requests import Floats
 
 KNOWN = ("cost.usd_per_hour", "devices")
 """Objectives that need no simulation where the number of replicas is fixed."""
@@ -42,6 +43,7 @@ class Size:
         ruled_out: why it cannot hold, one phrase; empty where it may.
         missed: by what share it misses the limit that rules it out, at least.
         hope: estimated excess over the limit that is hardest to hold; 0 or less: it may hold.
+        guess: estimate of the objective times its sign.
     """
 
     counts: Counts
@@ -52,6 +54,7 @@ class Size:
     ruled_out: str = ""
     missed: float = 0.0
     hope: float = 0.0
+    guess: float = -math.inf
 
     @property
     def key(self) -> tuple[float, int, Counts]:
@@ -166,8 +169,8 @@ def _bounded(
 ) -> list[Size]:
     """The sizes with what no simulation can beat. As one run does not decide close to a limit,
     bounds do not either."""
-    plain = Bounds(pools, traffic.plain)
-    stress = Bounds(pools, traffic.stress) if asked.plan.headroom else plain
+    plain = _bounds(pools, traffic.plain)
+    stress = _bounds(pools, traffic.stress) if asked.plan.headroom else plain
     numbers = np.array([size.counts for size in sizes], dtype=np.float64)
     objective = asked.plan.objective
     if objective.sign > 0:
@@ -175,8 +178,8 @@ def _bounded(
     else:
         low = -plain.ceiling(objective.path, numbers)
     left = numbers - asked.plan.spare_replicas
-    # Replicas that are busy nearly all of the time let nobody through at once.
     hope = (stress.loads / left).max(axis=1) / BUSY - 1.0
+    guess = objective.sign * _expected(plain, objective.path, numbers)
     worst = np.zeros(len(sizes))
     reasons = [""] * len(sizes)
     for limit in limits:
@@ -188,9 +191,12 @@ def _bounded(
         else:
             beaten = bounds.ceiling(limit.path, held)
         loose = limit.loosened(closeness(limit)) if traffic.seeds > 1 else limit
+        expected = _expected(bounds, limit.path, held)
         for place, value in enumerate(beaten.tolist()):
             excess = limit.excess(value)
             hope[place] = max(hope[place], excess)
+            if math.isfinite(expected[place]):
+                hope[place] = max(hope[place], limit.excess(float(expected[place])))
             if not loose.holds(value) and excess > worst[place]:
                 worst[place] = excess
                 word = "at least" if limit.max is not None else "at most"
@@ -201,12 +207,28 @@ def _bounded(
             low=size.low if size.certain else max(size.low, bound),
             ruled_out=reason,
             missed=excess,
-            hope=expected,
+            hope=hoped,
+            guess=guessed if math.isfinite(guessed) else bound,
         )
-        for size, bound, reason, excess, expected in zip(
-            sizes, low.tolist(), reasons, worst.tolist(), hope.tolist(), strict=True
+        for size, bound, reason, excess, hoped, guessed in zip(
+            sizes, low.tolist(), reasons, worst.tolist(), hope.tolist(), guess.tolist(), strict=True
         )
     ]
+
+
+def _bounds(pools: Sequence[ResolvedPool], traffic: Offered) -> Bounds:
+    if len(pools) == 1:
+        return ReplicaBounds(pools[0], traffic)
+    prefill, decode = pools
+    return PairBounds(prefill, decode, traffic)
+
+
+def _expected(bounds: Bounds, path: str, numbers: Floats) -> Floats:
+    """Estimates of a figure; NaN where there is none. Shape (sizes,)."""
+    if isinstance(bounds, ReplicaBounds):
+        return bounds.estimate(path, numbers[:, 0])
+    assert isinstance(bounds, PairBounds)
+    return bounds.estimate(path, numbers)
 
 
 def _fewest(pool: ResolvedPool) -> int:

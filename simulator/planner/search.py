@@ -125,13 +125,14 @@ class Line:
             return sizes[len(sizes) // 2]
         return sizes[min(hopeful[0] + (1 << self.misses) - 1, len(sizes) - 1)]
 
-    def promise(self, threshold: Key | None) -> tuple[bool, Key] | None:
-        """How soon to try it: what is expected to hold first, by its bound."""
+    def promise(self, threshold: Key | None) -> tuple[bool, float, Key] | None:
+        """How soon to try it: what is expected to hold first, by what is expected of it."""
         sizes = self.below(threshold)
         if not sizes:
             return None
         hopeful = [size for size in sizes if size.hope <= 0.0]
-        return (not hopeful, self._key((hopeful or sizes)[0]))
+        first = (hopeful or sizes)[0]
+        return (not hopeful, max(first.low, first.guess), self._key(first))
 
     def _key(self, size: Size) -> Key:
         return (size.low, size.devices, self.kind.index, size.counts)
@@ -215,7 +216,7 @@ class Search:
         for line in self.lines:
             line.drop_late(threshold)
         trials = [line.open for line in self.lines if line.open is not None]
-        waiting: list[tuple[bool, Key, Line, Key | None]] = []
+        waiting: list[tuple[bool, float, Key, Line, Key | None]] = []
         for line in self.lines:
             if line.open is not None:
                 continue
@@ -226,10 +227,10 @@ class Search:
             promise = line.promise(own)
             if promise is not None:
                 waiting.append((*promise, line, own))
-        waiting.sort(key=lambda entry: entry[:2])
+        waiting.sort(key=lambda entry: entry[:3])
         if threshold is None and any(not late for late, *_ in waiting):
             waiting = [entry for entry in waiting if not entry[0]]
-        for _, _, line, own in waiting[: max(0, self.width - len(trials))]:
+        for *_, line, own in waiting[: max(0, self.width - len(trials))]:
             size = line.next(own)
             assert size is not None
             trial = line.trials[size.counts] = line.open = Trial(line.kind, size)
