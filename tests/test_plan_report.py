@@ -38,7 +38,7 @@ Report = dict[str, Any]
 def found(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """A plan that asks for room, and has a winner."""
     folder = tmp_path_factory.mktemp("plan")
-    limits = [{"metric": "ttft_ms.p99", "max": 1500}, {"metric": "tpot_ms.p99", "max": 60}]
+    limits = [{"metric": "ttft_ms.p99", "max": 800}, {"metric": "tpot_ms.p99", "max": 90}]
     return planned(folder, headroom=0.2, spare_replicas=1, description=NASTY, constraints=limits)
 
 
