@@ -353,6 +353,29 @@ def test_what_is_ignored_is_told() -> None:
     )
 
 
+def test_variables_of_engines_are_told() -> None:
+    read = command(
+        "export HF_TOKEN=x\nNCCL_DEBUG=INFO VLLM_USE_DEEP_GEMM=1 vllm serve Qwen/Qwen3-8B"
+    )
+    said = "ignored, although they may change times: the variables NCCL_DEBUG, VLLM_USE_DEEP_GEMM"
+    assert read.notes == (said,)
+    manifest = OTHERS.replace(
+        "value: Qwen/Qwen3-8B}", "value: Qwen/Qwen3-8B}, {name: VLLM_X, value: a}"
+    )
+    assert "the variables VLLM_X" in read_launch(manifest, workload=CHAT).notes[0]
+
+
+def test_prefixes_of_models_with_states_are_not_shared() -> None:
+    base = load_scenario("chat-8b-h100", "hardware=h200-sxm")
+    read = command(
+        "vllm serve Qwen/Qwen3-Next-80B-A3B-Instruct -tp 4 --enable-prefix-caching", base=base
+    )
+    assert read.notes == (
+        "prefixes of qwen3-next-80b-a3b, which keeps states, are not shared here",
+    )
+    assert read.scenario.engine.prefix_caching is None
+
+
 def test_pools_of_the_base_are_left_out_for_one_server() -> None:
     base = load_scenario("mixed-pools-8b")
     read = command("vllm serve Qwen/Qwen3-8B", base=base)

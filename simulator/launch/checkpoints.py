@@ -11,8 +11,7 @@ from typing import NamedTuple
 from simulator.deployment import ResolvedDeployment, ResolvedPrecision
 from simulator.errors import UserError
 from simulator.hardware.profile import HardwareProfile
-from simulator.models import load_model, preset_file
-from simulator.models.spec import ModelSpec
+from simulator.models import load_model, preset_file, repositories
 
 WIDE = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 """Types that engines call by PyTorch's names."""
@@ -196,15 +195,8 @@ def _quantized(model: str, base: Path | None) -> ReadModel | None:
 
 
 def _by_last_part(name: str) -> str | None:
-    from simulator.models import repositories
-
     wanted = name.lower()
     for alias, preset in repositories():
         if alias.rpartition("/")[2].lower() in (wanted, wanted.removeprefix("meta-")):
             return preset
     return None
-
-
-def has_windows(spec: ModelSpec) -> bool:
-    """Whether some layers see only a part of the context or keep a state."""
-    return spec.recurrent or any(group.span.kind != "full" for group in spec.groups)

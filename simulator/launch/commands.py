@@ -21,6 +21,9 @@ FileOf = Callable[[str], dict[str, Any] | None]
 """Content of a file that a command names; None if it cannot be found."""
 
 _FILES = {"vllm": "config", "sglang": "config", "tensorrt-llm": "extra-llm-api-options"}
+_VARIABLES = re.compile(r"(VLLM|SGLANG|SGL|TRTLLM|TLLM|NCCL|CUDA|HIP|ROCM|TORCH|PYTORCH)_")
+"""Names of variables that engines and their libraries read."""
+
 _RELEASE = re.compile(r":v?(\d+\.\d+(?:\.\d+)?(?:\.post\d+)?)(?:[-_.].*)?$")
 
 
@@ -57,8 +60,14 @@ def read_command(
     served = read_checkpoint(model or options.model)
     if model is not None and options.model and model != options.model:
         served = served._replace(note=f"{options.model} is taken for {model}")
-    native = load_model(served.name).native_dtype
-    found = _read(engine, options, served, native, extra, lenient)
+    spec = load_model(served.name)
+    found = _read(engine, options, served, spec.native_dtype, extra, lenient)
+    if found.fields.get("engine.prefix_caching") and (spec.recurrent or not spec.grows):
+        del found.fields["engine.prefix_caching"]
+        found.notes.append(f"prefixes of {spec.name}, which keeps states, are not shared here")
+    if variables := [name for name in command.variables if _VARIABLES.match(name)]:
+        names = ", ".join(dict.fromkeys(variables))
+        found.notes.append(f"ignored, although they may change times: the variables {names}")
     if served.note:
         found.notes.append(served.note)
     release = _RELEASE.search(command.image)

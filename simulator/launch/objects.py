@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,10 @@ def _mapping(holder: Any, *keys: str) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
-def _listed(holder: Any, key: str) -> list[Any]:
-    """The list below a key; empty where there is none."""
+def _items(holder: Any, key: str) -> list[dict[str, Any]]:
+    """The mappings in the list below a key; none where there is no list."""
     found = holder.get(key) if isinstance(holder, dict) else None
-    return found if isinstance(found, list) else []
+    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
 
 
 def _name(document: Mapping[str, Any]) -> str:
@@ -116,21 +117,17 @@ def _commands(
         )
     else:
         pod = _mapping(document, "spec", "template", "spec")
-    for container in _listed(pod, "containers"):
-        if not isinstance(container, dict):
-            continue
+    for container in _items(pod, "containers"):
         image = str(container.get("image", ""))
-        values = {
-            str(item.get("name")): str(item["value"])
-            for item in _listed(container, "env")
-            if isinstance(item, dict) and isinstance(item.get("value"), str)
-        }
+        env = {str(item.get("name")): item.get("value") for item in _items(container, "env")}
+        values = {name: value for name, value in env.items() if isinstance(value, str)}
         given = [word for key in ("command", "args") for word in words(container.get(key), key)]
         said = [substituted(word, values) for word in given]
         found = find_commands(said, image)
         if not found and not container.get("command"):
             found = find_commands([image, *said], image)
-        yield from ((command, pod, container) for command in found)
+        for command in found:
+            yield replace(command, variables=(*command.variables, *env)), pod, container
 
 
 def _place(
@@ -183,9 +180,9 @@ def _affinity(pod: dict[str, Any]) -> dict[str, str]:
         pod, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution"
     )
     labels: dict[str, str] = {}
-    rules = [_listed(term, "matchExpressions") for term in _listed(required, "nodeSelectorTerms")]
+    rules = [_items(term, "matchExpressions") for term in _items(required, "nodeSelectorTerms")]
     for rule in (rule for each in rules for rule in each):
-        values = _mapping({"rule": rule}, "rule").get("values")
+        values = rule.get("values")
         if isinstance(values, list) and len(values) == 1 and rule.get("operator") == "In":
             labels[str(rule.get("key"))] = str(values[0])
     return labels
@@ -224,7 +221,7 @@ def _scale(
 
 def _scaling(spec: dict[str, Any]) -> dict[str, Any] | None:
     """A scenario's autoscaling; None where the metric is not one of requests."""
-    metrics = _listed(spec, "metrics")
+    metrics = _items(spec, "metrics")
     pods = _mapping(metrics[0], "pods") if len(metrics) == 1 else {}
     name = str(_mapping(pods, "metric").get("name"))
     kinds = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from simulator.errors import UserError
 
@@ -23,11 +23,13 @@ _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A launch command: the engine, the words behind its program, and the release if it is said."""
+    """A launch command: the engine, the words behind its program, the image that holds it, and
+    names of variables that it finds set."""
 
     engine: str
     words: list[str]
     image: str = ""
+    variables: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -53,7 +55,8 @@ def read_shell(text: str, where: str = "") -> list[Command]:
             variables[match[1]] = match[2]
             words = words[1:]
         if words:
-            found += find_commands([substituted(word, variables) for word in words], where=where)
+            here = find_commands([substituted(word, variables) for word in words], where=where)
+            found += [replace(one, variables=(*one.variables, *variables)) for one in here]
     return found
 
 
@@ -110,7 +113,7 @@ def find_commands(words: Sequence[str], image: str = "", where: str = "") -> lis
         behind = list(words[at + 1 :])
         if name in _SHELLS and any(re.fullmatch(r"-[a-z]*c", option) for option in behind[:2]):
             inner = next((each for each in behind if not each.startswith("-")), "")
-            return [Command(c.engine, c.words, image) for c in read_shell(inner, where)]
+            return [replace(one, image=image) for one in read_shell(inner, where)]
         if name == "vllm" and behind[:1] == ["serve"]:
             return [Command("vllm", behind[1:], image)]
         if name == "sglang" and behind[:1] == ["serve"]:
