@@ -22,7 +22,7 @@ from simulator.scenario.lengths import LengthsOverTime
 from simulator.scenario.rates import RatesArrivals
 from simulator.scenario.workload import PoissonArrivals, QueueWorkload, SyntheticWorkload
 from simulator.simulation import simulate
-from simulator.workload import build_requests, table_names
+from simulator.workload import build_requests, table_names, tables
 from simulator.workload.arrivals import MAX_REQUESTS, arrival_times
 from simulator.workload.over_time import read_over_time
 from simulator.workload.rates import RateTable, TableClock, read_rates
@@ -211,6 +211,15 @@ def test_mistakes_in_a_table_are_named_with_their_line(case: str, tmp_path: Path
     with pytest.raises(TraceError) as caught:
         read_rates("t.csv", base=tmp_path)
     assert str(caught.value).startswith(message)
+
+
+def test_a_table_has_so_many_rows_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "t.csv").write_text(RATES + "".join(f"{i},1,1\n" for i in range(5)))
+    monkeypatch.setattr(tables, "MAX_ROWS", 5)
+    assert read_rates("t.csv", base=tmp_path).expected == 5.0
+    monkeypatch.setattr(tables, "MAX_ROWS", 4)
+    with pytest.raises(TraceError, match=r"^t\.csv: the table has more than 4 rows"):
+        read_rates("t.csv", base=tmp_path)
 
 
 def test_mistakes_in_a_scenario_are_one_sentence() -> None:

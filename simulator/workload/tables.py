@@ -74,7 +74,7 @@ def read_table(name: str, base: Path | None = None) -> Table:
         TraceError: it cannot be read, has no rows or too many, no column of times, or times that
             do not ascend.
     """
-    blocks = [block for block in read_blocks(find_table(name, base), name) if block.lines]
+    blocks = _bounded(name, base)
     if not blocks:
         raise TraceError("the file is empty", where=name, hint="expected one interval a line")
     where = f"{name}:{blocks[0].numbers[0]}"
@@ -85,10 +85,6 @@ def read_table(name: str, base: Path | None = None) -> Table:
     lines = [number for block in blocks for number in block.numbers]
     if not lines:
         raise TraceError("the file has no rows", where=name, hint="expected one interval a line")
-    if len(lines) > MAX_ROWS:
-        raise TraceError(
-            f"the table has more than {MAX_ROWS:,} rows", where=name, hint="use longer intervals"
-        )
     columns: dict[str, list[str]] = {column: [] for column in header}
     for texts, rows in blocks:
         if texts:
@@ -96,6 +92,22 @@ def read_table(name: str, base: Path | None = None) -> Table:
             for column, values in zip(header, parts, strict=True):
                 columns[column].extend(values)
     return Table(name, columns, lines, _starts(columns, lines, name, where))
+
+
+def _bounded(name: str, base: Path | None) -> list[LineBlock]:
+    """All lines that are not blank; reading stops where they are too many."""
+    blocks, rows = [], -1  # the header is none
+    for block in read_blocks(find_table(name, base), name):
+        rows += len(block.lines)
+        if rows > MAX_ROWS:
+            raise TraceError(
+                f"the table has more than {MAX_ROWS:,} rows",
+                where=name,
+                hint="use longer intervals",
+            )
+        if block.lines:
+            blocks.append(block)
+    return blocks
 
 
 def _starts(
