@@ -21,7 +21,9 @@ from simulator.cli import cli
 from simulator.engines import load_engine
 from simulator.errors import UserError
 from simulator.launch import launch_files, launch_manifest
+from simulator.planner.files import _deployment
 from simulator.scenario import load_scenario
+from simulator.scenario.dump import dump_scenario
 from simulator.scenario.scenario import Scenario
 
 ENGINES = ("vllm", "sglang", "tensorrt-llm")
@@ -386,3 +388,12 @@ def test_the_command_prints_and_writes(tmp_path: Path) -> None:
     assert again.exit_code == 2
     both = json.loads(run.invoke(cli, ["export", CHAT, "--json"]).stdout)
     assert sorted(both) == ["kubernetes.yaml", "serve.sh"]
+
+
+def test_a_plan_leaves_the_files_of_its_winner_or_the_reason(tmp_path: Path) -> None:
+    chat = dump_scenario(load_scenario(CHAT))
+    made = _deployment(chat, tmp_path / "a")
+    assert [path.name for path in made] == ["serve.sh", "kubernetes.yaml"]
+    none = _deployment(dump_scenario(load_scenario(CHAT, "engine=tgi")), tmp_path / "b")
+    assert [path.name for path in none] == ["no-files.txt"]
+    assert "no launch arguments are known for Text Generation" in none[0].read_text()

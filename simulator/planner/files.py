@@ -39,12 +39,16 @@ def write_plan(report: Report, folder: Path) -> list[Path]:
 
 
 def _deployment(scenario: str, folder: Path) -> list[Path]:
-    """What starts a deployment; nothing for engines whose arguments are not known."""
+    """What starts a deployment; for engines whose arguments are not known, the reason instead."""
+    from simulator.errors import UserError
     from simulator.launch import launch_files
     from simulator.scenario.load import load_with_places
 
     data, _ = parse_yaml(scenario, folder)
-    found = launch_files(load_with_places(data)[0])
+    try:
+        found = launch_files(load_with_places(data)[0])
+    except UserError as error:
+        found = {"no-files.txt": f"{error}\n"}
     folder.mkdir(exist_ok=True)
     return [_text(folder / name, text) for name, text in found.items()]
 
