@@ -79,7 +79,7 @@ def every_limit(summary: Summary) -> list[tuple[Constraint, bool]]:
     return [(limit, limit.holds(limit.value(summary))) for limit in limits]
 
 
-def judged(made: Scenario, limits: list[Constraint]) -> dict[Constraint, float]:
+def judged(made: Scenario, limits: list[Constraint]) -> tuple[dict[Constraint, float], Summary]:
     """Which of the limits were called beyond reach, each alone, and when; the run goes on."""
     called: dict[Constraint, float] = {}
 
@@ -94,8 +94,7 @@ def judged(made: Scenario, limits: list[Constraint]) -> dict[Constraint, float]:
 
         return look
 
-    simulate(made, intervals=False, watch=watch)
-    return called
+    return called, simulate(made, intervals=False, watch=watch).summary()
 
 
 CASES = {
@@ -114,8 +113,10 @@ def test_nothing_is_called_hopeless_that_is_not(case: str, monkeypatch: pytest.M
     monkeypatch.setattr("simulator.cluster.run.LEAST_APART", 7)
     monkeypatch.setattr("simulator.cluster.run.LOOKS", 1000)
     made = scenario(*CASES[case])
-    limits = every_limit(simulate(made, intervals=False).summary())
-    called = judged(made, [limit for limit, _ in limits])
+    summary = simulate(made, intervals=False).summary()
+    limits = every_limit(summary)
+    called, watched = judged(made, [limit for limit, _ in limits])
+    assert watched == summary
     wrong = [str(limit) for limit, holds in limits if holds and limit in called]
     assert not wrong
     failing = [limit for limit, holds in limits if not holds]
