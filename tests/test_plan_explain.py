@@ -251,6 +251,8 @@ SMALL = {
     "pools": load_scenario("disaggregated-70b-h100", ["workload.requests=60"]),
     "classes": load_scenario("mixed-classes-8b-h100"),
     "sessions": load_scenario("sessions-prefix-aware", ["workload.requests=60"]),
+    "batches": load_scenario("static-batching"),
+    "scaled": load_scenario("scale-to-zero-70b-h100"),
 }  # fmt: skip
 
 
@@ -357,6 +359,21 @@ def test_what_is_impossible_says_why() -> None:
     traced = {change.key: change for change in changes(load_scenario("chat-8b-h100"))}
     assert traced["prompts+10%"].problem == "lengths are as the trace has them"
     assert traced["load+10%"].sets == ("workload.rate_scale=1.1",)
+
+
+def test_changes_follow_what_is_there() -> None:
+    def keys(name: str, *sets: str) -> set[str]:
+        return {change.key for change in changes(load_scenario(name, sets))}
+
+    assert {"batch_size*2", "policy:continuous"} <= keys("static-batching")
+    assert {"autoscaling.min+1", "autoscaling.max+1"} <= keys("scale-to-zero-70b-h100")
+    apart = keys("disaggregated-70b-h100")
+    assert {"prefill-to-decode", "together", "replicas+1:decode"} <= apart
+    assert "decode-to-prefill" not in apart  # there is one
+    assert not {key for key in keys("two-models-one-gpu") if key.startswith("replicas")}
+    assert "disaggregated" in keys("chat-8b-h100", "deployment.replicas=2")
+    assert "disaggregated" not in keys("chat-8b-h100")
+    assert "cuda_graphs:true" in keys("chat-8b-h100", "engine.cuda_graphs=false")
 
 
 def test_reasons_lose_their_place_and_hint() -> None:

@@ -11,7 +11,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from simulator.planner.load_words import highest_lines, knee_line, marks, metric_title
+from simulator.planner.load_words import highest_lines, knee_line, marks
+from simulator.planner.words import amount, title
 from simulator.results.format import number
 from simulator.results.parts import facts, table
 
@@ -85,10 +86,10 @@ def load_page(report: Report) -> str:
     figures = [path for path in points[0]["figures"]
                if any(p["figures"][path] is not None for p in points)]  # fmt: skip
     rows = [
-        [number(load), *(number(point["figures"][path]) for path in figures), mark]
+        [number(load), *(amount(point["figures"][path], path, 3) for path in figures), mark]
         for load, point, mark in zip(loads, points, marks(report), strict=True)
     ]
-    head = ["users" if closed else "requests/s", *(_short(path) for path in figures), ""]
+    head = ["users" if closed else "requests/s", *(title(path) for path in figures), ""]
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}: load</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
@@ -97,11 +98,6 @@ def load_page(report: Report) -> str:
         f"<figure><figcaption>Throughput, requests/s</figcaption>{rates}</figure>"
         f"{table(head, rows)}</body></html>\n"
     )
-
-
-def _short(path: str) -> str:
-    section, _, rest = path.partition(".")
-    return metric_title(path) if section == "latency" else rest.replace("_", " ")
 
 
 def _vertical(report: Report, *, closed: bool) -> list[tuple[float, str]]:
@@ -117,7 +113,7 @@ def _chart(
     loads: Sequence[float],
     points: Sequence[Report],
     series: Sequence[tuple[str, str]],
-    title: str,
+    axis: str,
     vertical: Sequence[tuple[float, str]],
     *,
     logarithmic: bool,
@@ -150,11 +146,13 @@ def _chart(
     for x in _round_steps(most_x):
         parts.append(f'<text x="{x_of(x):.1f}" y="{_HEIGHT - _BOTTOM + 18}" '
                      f'text-anchor="middle">{x:,g}</text>')  # fmt: skip
-    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">{title}</text>')
-    for at, name in vertical:
-        parts.append(f'<line x1="{x_of(at):.1f}" x2="{x_of(at):.1f}" y1="{_TOP}" '
-                     f'y2="{_HEIGHT - _BOTTOM}" stroke="currentColor" stroke-dasharray="4 4"/>'
-                     f'<text x="{x_of(at) + 4:.1f}" y="{_TOP + 10}">{name}</text>')  # fmt: skip
+    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end">{axis}</text>')
+    for place, (at, name) in enumerate(vertical):
+        parts.append(
+            f'<line x1="{x_of(at):.1f}" x2="{x_of(at):.1f}" y1="{_TOP}" '
+            f'y2="{_HEIGHT - _BOTTOM}" stroke="currentColor" stroke-dasharray="4 4"/>'
+            f'<text x="{x_of(at) + 4:.1f}" y="{_TOP + 10 + 14 * place}">{name}</text>'
+        )
     for place, (name, line) in enumerate(known.items()):
         if not line:
             continue
