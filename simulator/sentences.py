@@ -22,6 +22,13 @@ _UNITS = (
     r"gco2e_per_kwh|per_hour|ms|us|s|gib|gb|mib|mb|w|kw|tokens|fraction|pct|percent|seconds|sec|minutes|"
     r"qps|rps)$"
 )
+_TYPE_ERRORS = (
+    "tuple_type", "list_type", "string_type", "dict_type", "model_type", "model_attributes_type",
+    "literal_error", "int_type", "int_parsing", "float_type", "float_parsing", "int_from_float",
+    "bool_type", "none_required",
+)  # fmt: skip
+"""What pydantic says of a value that is of another type altogether."""
+
 _UNIT_WORDS = {
     "_per_s": "a rate per second", "_gb_per_s": "GB/s", "_gco2e_per_kwh": "grams of CO2e per kWh",
     "_ms": "milliseconds", "_us": "microseconds", "_s": "seconds", "_gib": "GiB",
@@ -59,6 +66,7 @@ def validation_sentence(
         The error to raise: ``chat.yaml:12: workload.rate_per_s: must be greater than 0, got -3``.
     """
     findings = [_Finding(detail, lines, model) for detail in error.errors(include_url=False)]
+    findings = _without_other_branches(findings)
     meant = {(*f.path[:-1], f.suggestion) for f in findings if f.unknown_key and f.suggestion}
     findings = [f for f in findings if not (f.type == "missing" and f.path in meant)]
     findings = [f for f in findings if not f.follows_from_others] or findings
@@ -74,6 +82,22 @@ def validation_sentence(
     return UserError(what, where=where, hint=hint)
 
 
+def _without_other_branches(findings: list[_Finding]) -> list[_Finding]:
+    """Pydantic tries every member of a union and tells what each lacks. What is meant is the member
+    that the value resembles: the others only complain of its type. Where it resembles none, one
+    finding names them all."""
+    kept = list(findings)
+    for union in sorted({union for f in findings for union in f.unions}, key=len):
+        inside = [f for f in kept if union in f.unions]
+        shallow = [f for f in inside if f.path == union and f.type in _TYPE_ERRORS]
+        if len(shallow) < len(inside):
+            kept = [f for f in kept if f not in shallow]
+        elif len(shallow) > 1:
+            shallow[0].name_all(shallow)
+            kept = [f for f in kept if f not in shallow[1:]]
+    return kept
+
+
 class _Finding:
     """One of pydantic's errors: its path without union tags, its line, its sentence."""
 
@@ -81,7 +105,7 @@ class _Finding:
         self.type: str = detail["type"]
         self._detail = detail
         self._root = model
-        self.path, self._owner, self._schema = _locate(model, detail["loc"])
+        self.path, self._owner, self._schema, self.unions = _locate(model, detail["loc"])
         self.unknown_key = self.type == "extra_forbidden"
         self.suggestion = self._meant_key() if self.unknown_key else None
         self.what, self.hint = self._sentence()
@@ -89,6 +113,13 @@ class _Finding:
             (lines[self.path[:n]] for n in range(len(self.path), 0, -1) if self.path[:n] in lines),
             lines.get((), 0),
         )
+
+    def name_all(self, others: Iterable[_Finding]) -> None:
+        """Says what each member of a union would take."""
+        words = dict.fromkeys(_member_words(other._schema) for other in others)
+        value = self._detail["input"]
+        self.what = f"must be {' or '.join(words)}, got {_shown(value)}"
+        self.hint = _as_list(value) if "a list" in words else ""
 
     @property
     def follows_from_others(self) -> bool:
@@ -130,7 +161,7 @@ class _Finding:
         if self.type in ("float_parsing", "float_type", "int_parsing", "int_type"):
             return self._number(value, got)
         if self.type in ("tuple_type", "list_type"):
-            return f"must be a list, {got}", ""
+            return f"must be a list, {got}", _as_list(value)
         if self.type == "int_from_float":
             return f"must be a whole number, {got}", ""
         message = str(self._detail["msg"])
@@ -207,6 +238,11 @@ class _Finding:
         return f"known keys here: {', '.join(fields)}" if fields else ""
 
 
+def _as_list(value: Any) -> str:
+    """How one value is written where a list is wanted."""
+    return f"write [{value}]" if isinstance(value, str | int | float) else ""
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, float) and math.isnan(value):
         return "NaN"
@@ -268,10 +304,11 @@ def _tags(annotation: Any) -> list[str]:
 
 def _locate(
     model: type[BaseModel], loc: tuple[int | str, ...]
-) -> tuple[tuple[int | str, ...], type[BaseModel] | None, Any]:
-    """Follow pydantic's location: the path as in the file, the model that owns its last key, and
-    the annotation found there."""
+) -> tuple[tuple[int | str, ...], type[BaseModel] | None, Any, tuple[tuple[int | str, ...], ...]]:
+    """Follow pydantic's location: the path as in the file, the model that owns its last key, the
+    annotation found there, and the paths of the unions of unlike members on the way."""
     path: list[int | str] = []
+    unions: list[tuple[int | str, ...]] = []
     schema: Any = model
     owner: type[BaseModel] | None = None
     for part in loc:
@@ -282,6 +319,11 @@ def _locate(
             if chosen:
                 schema = chosen[0]
                 continue
+        unlike = _unlike(schema)
+        if unlike:
+            unions.append(tuple(path))
+            schema = next((member for member in unlike if _is_called(member, str(part))), None)
+            continue
         if len(members) == 1:
             owner = members[0]
             field = owner.model_fields.get(str(part))
@@ -293,7 +335,40 @@ def _locate(
         elif get_origin(schema) is dict and part != "[key]":
             owner, schema = None, get_args(schema)[1]
             path.append(part)
-    return tuple(path), owner, schema
+    return tuple(path), owner, schema, tuple(unions)
+
+
+def _unlike(annotation: Any) -> list[Any]:
+    """The members of a union some of which are no models: pydantic names the one that it tried."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return []
+    members = [_plain(arg) for arg in get_args(annotation) if arg is not NoneType]
+    models = [m for m in members if isinstance(m, type) and issubclass(m, BaseModel)]
+    return members if len(models) < len(members) else []
+
+
+def _is_called(member: Any, label: str) -> bool:
+    """Whether pydantic's label of a union's member means this one."""
+    origin = get_origin(member)
+    if origin is Literal:
+        return label.startswith("literal[")
+    name = getattr(origin or member, "__name__", "")
+    # A model with validators of its own is called function-after[_validator(), Name].
+    return label == name or label.startswith(f"{name}[") or label.endswith(f" {name}]")
+
+
+def _member_words(member: Any) -> str:
+    """What a member of a union takes, in words."""
+    origin = get_origin(member)
+    if origin is Literal:
+        return " or ".join(f"'{option}'" for option in get_args(member))
+    if origin in (tuple, list):
+        return "a list"
+    if member in (int, float, str):
+        return {int: "a whole number", float: "a number", str: "text"}[member]
+    if isinstance(member, type) and issubclass(member, BaseModel):
+        return f"a mapping with {', '.join(member.model_fields)}"
+    return "a mapping"
 
 
 def _owners(model: type[BaseModel], path: tuple[str, ...]) -> list[type[BaseModel]]:

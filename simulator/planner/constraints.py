@@ -70,10 +70,8 @@ class Constraint(Model):
             return self._share()
         known = metric_paths()
         if self._full() not in known:
-            near = closest(self._full(), known)
-            hint = f"did you mean '{near.removeprefix(_OF_REQUESTS)}'?" if near else (
-                "`simulate plan --metrics` lists them"
-            )  # fmt: skip
+            near = closest(self.metric, [path.removeprefix(_OF_REQUESTS) for path in known])
+            hint = f"did you mean '{near}'?" if near else "`simulate plan --metrics` lists them"
             raise ValueError(f"there is no metric {self.metric!r}; {hint}")
         return self._share()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from simulator.errors import UserError
+from simulator.engines import load_engine
+from simulator.errors import UnknownNameError, UserError
+from simulator.features.paths import leads_somewhere
+from simulator.hardware import load_hardware
 from simulator.planner.constraints import Constraint
 from simulator.planner.objectives import Objective
 from simulator.scenario import Scenario
 from simulator.scenario.base import Count, Model, NonNegativeFloat
 from simulator.scenario.hardware import Hardware
-from simulator.scenario.load import load_with_places, resolve_reference
+from simulator.scenario.load import MAPPING, load_with_places, resolve_reference
 from simulator.scenario.precision import Precision
-from simulator.yamlio import load_yaml, validation_sentence
+from simulator.yamlio import Lines, load_yaml, validation_sentence
 
 Counts = Annotated[tuple[Count, ...], Field(min_length=1, max_length=64)]
 Plan_ = Literal["on_demand", "reserved", "spot"]
@@ -97,6 +101,14 @@ class Space(Model):
         {}, description="further keys of the scenario, each with the values to try"
     )
 
+    @field_validator("set", mode="after")
+    @classmethod
+    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for key in value:
+            if not leads_somewhere(".".join(part for part in key.split(".") if not part.isdigit())):
+                raise ValueError(f"a scenario has no key '{key}'; docs/scenario.md lists them")
+        return value
+
     @field_validator("precision", mode="before")
     @classmethod
     def _by_weights(cls, value: object) -> object:
@@ -155,17 +167,18 @@ class Plan(Model):
     def _by_name(cls, value: object) -> object:
         return {"metric": value} if isinstance(value, str) else value
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Plan:
-        highest = {c.path: c.limit for c in self.constraints if c.max is not None}
-        for constraint in self.constraints:
+    @field_validator("constraints", mode="after")
+    @classmethod
+    def _consistent(cls, value: tuple[Constraint, ...]) -> tuple[Constraint, ...]:
+        highest = {c.path: c.limit for c in value if c.max is not None}
+        for constraint in value:
             most = highest.get(constraint.path)
             if constraint.min is not None and most is not None and constraint.min > most:
                 raise ValueError(
-                    f"constraints contradict each other: {constraint.metric} must be at least "
+                    f"they contradict each other: {constraint.metric} must be at least "
                     f"{constraint.min:g} and at most {most:g}"
                 )
-        return self
+        return value
 
 
 @dataclass(frozen=True)
@@ -197,30 +210,111 @@ def load_plan(source: str | Path) -> Asked:
     path = resolve_reference(str(source), Path())
     data, lines = load_yaml(path)
     if "scenario" not in data:
-        hint = "it holds a scenario; a plan has the keys scenario, space, constraints, objective"
+        if "model" in data or "include" in data:
+            raise UserError(
+                "is a scenario, not a plan", where=str(path),
+                hint="`simulate run` takes it; a plan names it under the key 'scenario', and "
+                "`simulate init --plan` writes one to start from",
+            )  # fmt: skip
         raise UserError(
-            "is no plan: it has no key 'scenario'",
-            where=str(path),
-            hint=hint if "model" in data else "name the scenario whose traffic is to be served",
-        )
+            "is no plan: it has no key 'scenario'", where=str(path),
+            hint="name the scenario whose traffic is to be served",
+        )  # fmt: skip
+    _anchor(data.get("space"), path.parent.resolve())
     try:
         plan = Plan.model_validate(data)
     except ValidationError as error:
         raise validation_sentence(error, path, lines, Plan) from None
-    if isinstance(plan.scenario, str):
-        where = f"{path}:{lines.get(('scenario',), 1)}"
-        scenario, _ = load_with_places(resolve_reference(plan.scenario, path.parent, where))
-    else:
-        scenario, _ = load_with_places(plan.scenario)
+    _check_names(plan.space, lambda error: _located(error, path, lines))
+    place = f"{path}:{lines.get(('scenario',), 1)}: scenario"
+    scenario = _scenario(plan.scenario, path, place, lines)
 
     def located(error: UserError) -> UserError:
-        keys = tuple(int(part) if part.isdigit() else part for part in error.where.split("."))
-        for length in range(len(keys), 0, -1):
-            line = lines.get(keys[:length])
-            if line is not None:
-                return type(error)(
-                    error.what, where=f"{path}:{line}: {error.where}", hint=error.hint
-                )
-        return error
+        return _located(error, path, lines)
 
     return Asked(plan, scenario, located)
+
+
+def _anchor(space: Any, folder: Path) -> None:
+    """Files of profiles count from the plan's own folder."""
+    if not isinstance(space, dict):
+        return
+    for key in ("hardware", "engine"):
+        given = space.get(key)
+        names: list[Any] = given if isinstance(given, list) else []
+        for place, name in enumerate(names):
+            if isinstance(name, dict) and isinstance(name.get("profile"), str):
+                name["profile"] = _absolute(name["profile"], folder)
+            elif isinstance(name, str):
+                names[place] = _absolute(name, folder)
+    for part in ("prefill", "decode"):
+        _anchor(space.get(part), folder)
+
+
+def _absolute(name: str, folder: Path) -> str:
+    is_file = "/" in name or Path(name).suffix in (".yaml", ".yml")
+    return str(folder / Path(name).expanduser()) if is_file else name
+
+
+def _check_names(space: Space, located: Callable[[UserError], UserError]) -> None:
+    """That there are profiles of all names."""
+    parts = (("space", space), ("space.prefill", space.prefill), ("space.decode", space.decode))
+    for where, part in parts:
+        names = () if part.hardware == "priced" else part.hardware or ()
+        for place, name in enumerate(names):
+            profile = name if isinstance(name, str) else name.profile
+            _check_name(load_hardware, profile, f"{where}.hardware.{place}", located)
+    for place, profile in enumerate(space.engine or ()):
+        _check_name(load_engine, profile, f"space.engine.{place}", located)
+
+
+def _check_name(
+    load: Callable[[str], object], name: str, where: str, located: Callable[[UserError], UserError]
+) -> None:
+    try:
+        load(name)
+    except UnknownNameError as error:
+        raise located(UserError(error.what, where=where, hint=error.hint)) from None
+
+
+def _scenario(given: str | dict[str, Any], path: Path, place: str, lines: Lines) -> Scenario:
+    """The scenario that a plan names or holds."""
+    if isinstance(given, str):
+        file = resolve_reference(given, path.parent, place)
+        if not file.exists():
+            raise UserError(f"no such file: {given}", where=place)
+        if is_plan(file):
+            raise UserError(f"{given} is a plan, not a scenario", where=place)
+        return load_with_places(file)[0]
+    try:
+        return load_with_places(given, folder=path.parent.resolve())[0]
+    except UserError as error:
+        if not error.where.startswith(MAPPING):  # a file that it includes or names
+            raise
+        if not re.match(r"[\w.\[\]]+: ", error.what):
+            raise type(error)(error.what, where=place, hint=error.hint) from None
+        keys = tuple(_keys(error.what.partition(":")[0]))
+        line = next(
+            (lines[("scenario", *keys[:n])] for n in range(len(keys), -1, -1)
+             if ("scenario", *keys[:n]) in lines), 1,
+        )  # fmt: skip
+        raise type(error)(
+            f"scenario.{error.what}", where=f"{path}:{line}", hint=error.hint
+        ) from None
+
+
+def _located(error: UserError, path: Path, lines: Lines) -> UserError:
+    """The error with the file and line of the key of the plan that it speaks of, if it does."""
+    keys = tuple(_keys(error.where))
+    if not keys or keys[0] not in Plan.model_fields:
+        return error
+    dotted = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)[1:]
+    line = next((lines[keys[:n]] for n in range(len(keys), 0, -1) if keys[:n] in lines), None)
+    file = str(path) if line is None else f"{path}:{line}"
+    return type(error)(error.what, where=f"{file}: {dotted}", hint=error.hint)
+
+
+def _keys(dotted: str) -> list[str | int]:
+    """``constraints.0.metric`` and ``constraints[0].metric`` in parts."""
+    parts = dotted.replace("[", ".").replace("]", "").split(".")
+    return [int(part) if part.isdigit() else part for part in parts if part]

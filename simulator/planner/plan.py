@@ -223,19 +223,26 @@ def _check_classes(limits: Sequence[Constraint], asked: Asked) -> None:
 def _nothing_runs(known: Sequence[Outlook]) -> str:
     problems = Counter(entry.problem for entry in known)
     text, count = problems.most_common(1)[0]
-    if len(known) == 1:
+    if len(problems) == 1:
         return f"no deployment runs: {text}"
     return f"none of {len(known)} kinds of deployment runs; {count} of them: {text}"
 
 
 def _nothing_small(asked: Asked) -> str:
-    space = asked.plan.space
+    plan, space = asked.plan, asked.plan.space
     limits = [f"max_devices {space.max_devices}"]
     if space.max_power_kw is not None:
         limits.append(f"max_power_kw {space.max_power_kw:g}")
-    if asked.plan.spare_replicas:
-        limits.append(f"{asked.plan.spare_replicas} spare replicas")
-    return f"is empty: no number of replicas fits {' and '.join(limits)}"
+    spare = ""
+    if plan.spare_replicas:
+        spare = f" beside {plan.spare_replicas} that may be missing"
+    return (
+        f"is empty: not even one replica{spare} of any kind of deployment is within "
+        f"{' and '.join(limits)}"
+        if space.replicas is None
+        else f"is empty: no number of replicas that it lists{spare} is within "
+        f"{' and '.join(limits)}"
+    )
 
 
 # --- finalists -----------------------------------------------------------------------------------

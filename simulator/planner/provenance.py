@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from simulator import __version__
-from simulator.engines import load_engine
+from simulator.engines import EngineProfile, load_engine
+from simulator.errors import UserError
 from simulator.hardware import HardwareProfile, load_hardware
 
 Data = Mapping[str, Any]
@@ -39,9 +40,28 @@ def provenance(scenarios: Iterable[Data], seeds: Iterable[int]) -> dict[str, Any
         "version": __version__,
         "seeds": list(seeds),
         "own_usd_per_device_hour": sorted(own),
-        "devices": [_device(load_hardware(name), used) for name, used in sorted(plans.items())],
-        "engines": [_engine(name) for name in sorted(engines)],
+        "devices": [
+            _device(profile, used)
+            for name, used in sorted(plans.items())
+            if (profile := _loaded(load_hardware, name)) is not None
+        ],
+        "engines": [
+            _engine(name, engine)
+            for name in sorted(engines)
+            if (engine := _loaded(load_engine, name)) is not None
+        ],
     }
+
+
+T = TypeVar("T")
+
+
+def _loaded(load: Callable[[str], T], name: str) -> T | None:
+    """None where there is no such profile: then nothing ran with it, and the report says so."""
+    try:
+        return load(name)
+    except UserError:
+        return None
 
 
 def _parts(data: Data) -> Iterable[Data]:
@@ -74,8 +94,7 @@ def _device(profile: HardwareProfile, plans: set[str]) -> dict[str, Any]:
     }
 
 
-def _engine(name: str) -> dict[str, Any]:
-    profile = load_engine(name)
+def _engine(name: str, profile: EngineProfile) -> dict[str, Any]:
     return {
         "name": name,
         "title": profile.title,

@@ -45,13 +45,12 @@ def points_of_values(source: str, overrides: Sequence[str], varied: Sequence[str
     Raises:
         UserError: an axis is not of that form, or the scenario itself is wrong.
     """
-    from simulator.errors import ScenarioError
-
     load_scenario(source, overrides)
     axes = [_axis(text) for text in varied]
     paths = [path for path, _ in axes]
     if len(set(paths)) < len(paths):
-        raise UserError("two axes have the same path", where=f"--vary {paths[0]}")
+        double = next(path for path in paths if paths.count(path) > 1)
+        raise UserError("two axes have the same path", where=f"--vary {double}")
     total = 1
     for _, values in axes:
         total *= len(values)
@@ -60,13 +59,23 @@ def points_of_values(source: str, overrides: Sequence[str], varied: Sequence[str
             f"asks for {total:,} combinations", where="--vary", hint=f"at most {MOST_POINTS:,}"
         )
     found = []
+    failed: dict[tuple[str, str], list[UserError | None]] = {}
     for chosen in itertools.product(*(values for _, values in axes)):
         own = [f"{path}={text}" for path, text in zip(paths, chosen, strict=True)]
         plain = dict(zip(paths, map(_plain, chosen), strict=True))
+        problem: UserError | None = None
         try:
             found.append(Point(plain, load_scenario(source, [*overrides, *own])))
-        except ScenarioError as error:
+        except UserError as error:
+            problem = error
             found.append(Point(plain, None, error.what))
+        for each in zip(paths, chosen, strict=True):
+            failed.setdefault(each, []).append(problem)
+    for (path, text), problems in failed.items():
+        first = problems[0]
+        # What fails in every combination, and speaks of this very key, is no value for it.
+        if all(problems) and first is not None and first.where == f"--set {path}={text}":
+            raise UserError(first.what, where=f"--vary {path}={text}", hint=first.hint)
     if all(point.scenario is None for point in found):
         raise UserError(f"no combination is a scenario: {found[0].problem}", where="--vary")
     return found
@@ -100,12 +109,17 @@ def sweep(
 
     Returns:
         The report: plain data that JSON can hold, one row a point in their order.
+
+    Raises:
+        UserError: no point can be simulated, with the reason of the first.
     """
     tasks = [Task(point.scenario) for point in points if point.scenario is not None]
     outcomes = iter(work.run(tasks))
     rows = [
         _row(point, None if point.scenario is None else next(outcomes), limits) for point in points
     ]
+    if all(row["problem"] for row in rows):
+        raise UserError(f"no combination runs: {rows[0]['problem']}")
     for front in FRONTS:
         for row, flag in zip(rows, flags([row["summary"] for row in rows], front), strict=True):
             row["fronts"][front.name] = flag

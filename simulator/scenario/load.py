@@ -46,11 +46,20 @@ def load_scenario(
 
 
 def load_with_places(
-    source: str | Path | Mapping[str, Any], overrides: str | Sequence[str] = ()
+    source: str | Path | Mapping[str, Any],
+    overrides: str | Sequence[str] = (),
+    folder: Path | None = None,
 ) -> tuple[Scenario, Callable[[UserError], UserError]]:
     """As :func:`load_scenario`, with a function that tells where errors found later come from:
-    it puts file and line before an error whose ``where`` is a key of the scenario."""
-    name, document = _read_document(source)
+    it puts file and line before an error whose ``where`` is a key of the scenario. Paths in a
+    mapping start from ``folder``; default: the working directory."""
+    name, document = _read_document(source, folder or Path.cwd())
+    if "scenario" in document.data and "model" not in document.data:
+        raise UserError(
+            "is a plan, not a scenario",
+            where=name,
+            hint="`simulate plan` and `simulate sweep` take it",
+        )
     for override in [overrides] if isinstance(overrides, str) else overrides:
         document = apply_override(document, override)
     try:
@@ -68,11 +77,11 @@ def load_with_places(
     return scenario, located
 
 
-def _read_document(source: str | Path | Mapping[str, Any]) -> tuple[str, Document]:
+def _read_document(source: str | Path | Mapping[str, Any], folder: Path) -> tuple[str, Document]:
     """The data of a scenario with everything it includes, and how errors name its file."""
     reader = _Reader()
     if isinstance(source, Mapping):
-        return MAPPING, reader.take(source)
+        return MAPPING, reader.take(source, folder)
     if str(source) == STDIN:
         return "<stdin>", reader.parse(_standard_input(), Path("<stdin>"), Path.cwd())
     file = resolve_reference(str(source), Path())
@@ -128,10 +137,10 @@ class _Reader:
         self._inside.pop()
         return document
 
-    def take(self, data: Mapping[str, Any]) -> Document:
+    def take(self, data: Mapping[str, Any], folder: Path) -> Document:
         own = copy.deepcopy(dict(data))
         places: Places = dict.fromkeys(_key_paths(own), MAPPING)
-        return self._with_includes(Document(own, places), Path(MAPPING), Path.cwd())
+        return self._with_includes(Document(own, places), Path(MAPPING), folder)
 
     def parse(self, text: str, name: Path, folder: Path) -> Document:
         data, lines = parse_yaml(text, name)
