@@ -279,3 +279,13 @@ def test_a_command_that_is_interrupted_says_what_it_kept_and_goes_on(tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert again.stderr == ""
     assert len(rows(tmp_path)) == 12
+
+
+def test_one_worker_is_this_very_process():
+    tasks = [task(1), task(2)]
+    with LocalBackend(1) as backend:
+        assert list(backend.run(tasks)) == [do_task(each) for each in tasks]
+        assert not backend._crew
+    with LocalBackend(2) as backend:  # nor is one started for a single task
+        assert list(backend.run(tasks[:1])) == [do_task(tasks[0])]
+        assert not backend._crew

@@ -36,8 +36,8 @@ reason to end the run here."""
 Watch = Callable[[Watched], Look | None]
 """Called before a run begins; None: there is nothing to look for."""
 
-LOOKS = 50
-"""How often one looks at a run, about: after each fiftieth of its requests has ended."""
+LOOKS = 30
+"""How often one looks at a run, about: after each thirtieth part of its requests has ended."""
 
 LEAST_APART = 20
 """Of short runs more than so many have to end before the next look."""

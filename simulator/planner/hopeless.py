@@ -125,11 +125,15 @@ class _Known:
             requests=run.requests, outcome=np.where(ended, COMPLETED, outcome), answer_s=answer_s,
             **columns,
         )  # fmt: skip
-        self.failed: Flags = (
-            (outcome == REJECTED) | (outcome == TIMED_OUT) | (outcome == FAILED)
-        ) & ~ended
+        self._outcome, self._ended = outcome, ended
         self._columns = columns
         self._times = times_of(cast(RunRecord, record))
+
+    @property
+    def failed(self) -> Flags:
+        """Which requests have ended without their last token. Shape (n,)."""
+        failed: Flags = np.isin(self._outcome, (REJECTED, TIMED_OUT, FAILED)) & ~self._ended
+        return failed
 
     def values(self, name: str) -> Floats:
         """The figures of completed requests. Shape (n,)."""
@@ -137,11 +141,15 @@ class _Known:
 
     def least(self, name: str) -> Floats:
         """The same, and lower bounds for those that go on as they are. Shape (n,)."""
+        so_far = self._passed(name)
+        if self._run.requests.answers is None and not self._run.moves:
+            return so_far
         values = self.values(name)
-        return np.where(np.isnan(values), self._waited(name), values)
+        return np.where(np.isnan(values), so_far, values)
 
-    def _waited(self, name: str) -> Floats:
-        """What has passed until now of the times of requests that have not ended."""
+    def _passed(self, name: str) -> Floats:
+        """What has passed of each request's times until their ends, or until now: where rows are
+        requests, the very figures of those that have ended."""
         times, columns = self._times, self._columns
         sent_s = columns["sent_s"]
         if name == "queueing_ms":
