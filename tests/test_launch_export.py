@@ -359,6 +359,10 @@ def test_scaling_that_an_autoscaler_cannot_do_is_told(scaling: dict[str, Any], w
             "no launch arguments are known for Text Generation Inference; name the engine",
         ),
         (["model=llama-3.1-405b"], "does not fit on"),
+        (
+            ["hardware=mi300x", "engine=tensorrt-llm"],
+            "TensorRT-LLM does not run on AMD Instinct MI300X 192 GB; take a GPU of NVIDIA",
+        ),
         (["hardware=apple-m4-max"], "Kubernetes has no device plugin for Apple M4 Max"),
     ],
 )

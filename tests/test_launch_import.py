@@ -107,10 +107,10 @@ TRIPS: dict[str, tuple[str, ...]] = {
     "adapters": ("engine.lora={max_loras: 4, max_rank: 32, targets: [qkv, o]}",),
     "windows and less memory": ("model=gemma-3-12b", "hardware.memory_gib=50"),
     "edge": ("model=llama-3.2-1b", "hardware=l4"),
-    "amd": ("model=llama-3.1-70b", "hardware=mi300x"),
 }  # fmt: skip
+AMD = {"amd": ("model=llama-3.1-70b", "hardware=mi300x")}
 ONLY = {
-    "vllm": {
+    "vllm": AMD | {
         "watermark": ("engine.kv_watermark=0.05",),
         "fp4 cache": ("precision.kv_cache=fp4", "hardware=b200"),
         "int8 cache": ("precision.kv_cache=int8",),
@@ -127,7 +127,7 @@ ONLY = {
                               "engine.speculative={kind: draft_model, tokens: 3, acceptance: 0.6, "
                               "model: llama-3.2-1b, draft_tp: 1}"),
     },
-    "sglang": {
+    "sglang": AMD | {
         "mixed": ("engine.policy={kind: continuous}",),
         "priority": ("engine.queue={kind: priority}",),
         "fp4 cache": ("precision.kv_cache=fp4", "hardware=b200"),
@@ -221,7 +221,7 @@ def test_a_base_gives_what_arguments_do_not_say() -> None:
 
 MODELS = ("llama-3.1-8b", "llama-3.1-70b", "qwen3-30b-a3b", "gemma-3-27b", "gpt-oss-120b",
           "deepseek-v2-lite", "falcon-h1-7b")  # fmt: skip
-DEVICES = ("h100-sxm", "b200-sxm", "a100-sxm-80gb", "l40s", "l4", "mi300x")
+DEVICES = ("h100-sxm", "b200-sxm", "a100-sxm-80gb", "l40s", "l4", "rtx-4090")
 
 
 def value_of(words: list[str], name: str) -> str:

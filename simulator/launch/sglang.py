@@ -37,6 +37,8 @@ def write_sglang(pool: ResolvedPool, name: str, base: Path | None = None) -> Wri
     made = Written(command, checkpoint, told=dict(checkpoint.told))
     made.say(("precision.weights", "precision.activations", "precision.sparsity"))
     made.say("precision.pruned")
+    if deployment.hardware.kind == "cpu":
+        made.add("--device", "cpu")
     _parallelism(made, pool)
     _formats(made, pool)
     _memory(made, pool)

@@ -40,9 +40,16 @@ def write_tensorrt_llm(pool: ResolvedPool, name: str, base: Path | None = None) 
     """The command that starts a replica of ``pool``, and ``name``.yaml beside it.
 
     Raises:
-        ScenarioError: ranks of data-parallel attention of several devices each.
+        ScenarioError: devices of another vendor than NVIDIA, or ranks of data-parallel attention of
+            several devices each.
     """
     deployment, limits = pool.deployment, pool.deployment.limits
+    if deployment.hardware.vendor != "NVIDIA":
+        raise ScenarioError(
+            f"TensorRT-LLM does not run on {deployment.hardware.title}",
+            where="hardware.profile",
+            hint="take a GPU of NVIDIA, or another engine",
+        )
     checkpoint = checkpoint_of(deployment, base, quantizes=())
     made = Written(["trtllm-serve", checkpoint.model], checkpoint, told=dict(checkpoint.told))
     made.say(("precision.weights", "precision.activations", "precision.sparsity"))
