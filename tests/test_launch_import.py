@@ -379,9 +379,26 @@ def test_prefixes_of_models_with_states_are_not_shared() -> None:
 def test_pools_of_the_base_are_left_out_for_one_server() -> None:
     base = load_scenario("mixed-pools-8b")
     read = command("vllm serve Qwen/Qwen3-8B", base=base)
-    assert read.notes == ("the pools large, small of the base are left out",)
+    assert read.notes == ("pools of the base are left out: large, small",)
     assert not read.scenario.deployment.pools
     assert read.scenario.deployment.router == base.deployment.router
+
+
+def test_scaling_of_the_base_is_left_out_where_replicas_are_said() -> None:
+    scaling = {"kind": "utilization", "target": 0.5, "min": 2, "max": 4}
+    base = load_scenario("chat-8b-h100", f"deployment.autoscaling={json.dumps(scaling)}")
+    read = read_launch(launch_files(base)["kubernetes.yaml"], base=base)
+    assert read.notes[-1] == "the base's autoscaling is left out: 2 replicas are started"
+    assert read.scenario.deployment.replicas == 2
+    kept = read_launch(launch_files(base)["serve.sh"], base=base)  # which says nothing of it
+    assert kept.scenario.deployment.autoscaling == base.deployment.autoscaling
+
+
+def test_admission_comes_back_from_pools() -> None:
+    rules = "deployment.admission={rules: [{kind: queue_length, max_waiting: 50}]}"
+    before = load_scenario("mixed-pools-8b", ["engine.profile=sglang", rules])
+    after = read_launch(launch_files(before)["kubernetes.yaml"], workload=before).scenario
+    assert after.deployment.admission == before.deployment.admission
 
 
 def test_lenient_goes_on() -> None:

@@ -68,15 +68,18 @@ def assemble(servers: list[Found], rest: Rest) -> tuple[Scenario, list[str]]:
     deployment = base.get("deployment", {})
     below = {pool["name"]: pool for pool in deployment.pop("pools", ())}
     _check_roles(servers)
+    gone = [name for name in below if name not in {server.name for server in servers}]
+    if gone:
+        notes.append(f"pools of the base are left out: {', '.join(gone)}")
     if len(servers) == 1 and first.name not in below:
-        if below:
-            notes.append(f"the pools {', '.join(below)} of the base are left out")
         data |= _parts(first, base.get("engine", {}), rest)
         data["deployment"] = _alone(first, deployment, rest, notes)
     else:
         data["engine"] = {"profile": first.engine}
         deployment.pop("replicas", None)
-        deployment.pop("autoscaling", None)
+        _without_scaling(deployment, "pools have replicas of their own", notes)
+        for server in servers:
+            deployment |= server.fields_below("deployment")
         pools = [
             _pool(server, data, base.get("engine", {}), below, rest, notes) for server in servers
         ]
@@ -102,9 +105,14 @@ def _alone(
         made.pop("replicas", None)
         made["autoscaling"] = _scaling(found.autoscaling, made.get("autoscaling"))
     elif rest.replicas is not None or found.replicas is not None:
-        made.pop("autoscaling", None)
         made["replicas"] = _count(found, rest, notes)
+        _without_scaling(made, f"{made['replicas']} replicas are started", notes)
     return made | found.fields_below("deployment")
+
+
+def _without_scaling(deployment: dict[str, Any], why: str, notes: list[str]) -> None:
+    if deployment.pop("autoscaling", None):
+        notes.append(f"the base's autoscaling is left out: {why}")
 
 
 def _count(found: Found, rest: Rest, notes: list[str]) -> int:

@@ -98,10 +98,8 @@ def _parallelism(found: Found, options: Options) -> None:
     }  # fmt: skip
     for key, name in sizes.items():
         found.set(f"parallelism.{key}", options.whole(name))
-    shards, contexts = (
-        options.whole("decode-context-parallel-size") or 1,
-        found.fields.get("parallelism.cp", 1),
-    )
+    shards = options.whole("decode-context-parallel-size") or 1
+    contexts = found.fields.get("parallelism.cp", 1)
     if shards != contexts:
         raise UserError(
             f"{contexts} ranks share prompts and {shards} the KV cache; both or none is simulated",
