@@ -18,7 +18,7 @@ import numpy as np
 
 from simulator.errors import ScenarioError, TraceError
 from simulator.scenario.rates import RatesArrivals
-from simulator.workload.columns import bad_value
+from simulator.workload.columns import bad_value, numbers
 from simulator.workload.requests import Floats
 from simulator.workload.tables import CLOCKS, Table, read_table
 
@@ -120,7 +120,7 @@ def _variations(table: Table, otherwise: float) -> Floats:
     if texts is None:
         return np.full(len(table.lines), otherwise)
     filled = [text if text.strip() else "0" for text in texts]
-    found = Table(table.name, {"cv": filled}, table.lines, table.start_s).column("cv", "a number")
+    found = numbers(filled, table.lines, "cv", table.name, "a number, or nothing")
     bad = np.flatnonzero((found != 0.0) & ((found < LEAST_CV) | (found > MOST_CV)))
     if len(bad):
         i = int(bad[0])
