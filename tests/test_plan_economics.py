@@ -361,3 +361,25 @@ def test_capacity_is_searched_for_where_replicas_are_fixed() -> None:
     idle = invoke("--given", RESERVED, "--search")
     assert idle.exit_code == 2
     assert "--search is for the break-even with an API" in idle.output
+
+
+def test_a_searched_capacity_is_that_of_one_replica() -> None:
+    """The highest rate that two replicas hold, halved; its interval goes on to the utilization."""
+    api = "api={usd_per_million_input_tokens: 0.1, usd_per_million_output_tokens: 0.4}"
+    small = ["workload.requests=150", "workload.arrivals.period_s=300", "deployment.replicas=2",
+             "deployment.autoscaling=null", "deployment.cold_start={}"]  # fmt: skip
+    told = CliRunner().invoke(
+        cli,
+        ["break-even", DAY, "--given", api, "--search", "--no-store", "--workers", "1", "--json",
+         *[f"--set={text}" for text in small]],
+    )  # fmt: skip
+    assert told.exit_code == 0, told.output
+    report = json.loads(told.stdout)
+    found, demand = report["api"]["capacity"], report["api"]["against"]["on_demand"]
+    low, high = found["interval"]
+    assert report["facts"]["requests_per_s"] / 2 < found["requests_per_s_per_replica"] < 4.0
+    assert low < found["requests_per_s_per_replica"] < high
+    most, least = demand["utilization_interval"]
+    assert most < demand["utilization"] < least
+    rate = found["requests_per_s_per_replica"]
+    assert demand["utilization"] * rate == pytest.approx(most * high) == pytest.approx(least * low)
