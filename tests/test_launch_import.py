@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -394,6 +395,17 @@ def test_scaling_of_the_base_is_left_out_where_replicas_are_said() -> None:
     assert kept.scenario.deployment.autoscaling == base.deployment.autoscaling
 
 
+def test_cold_starts_of_the_base_go_with_its_scaling() -> None:
+    scaling = "{kind: utilization, target: 0.5, min: 1, max: 4}"
+    pools = f"[{{name: a, autoscaling: {scaling}, cold_start: {{boot_s: 9}}}}, {{name: b}}]"
+    base = load_scenario("chat-8b-h100", f"deployment.pools={pools}")
+    read = read_launch(launch_files(base)["kubernetes.yaml"], base=base)
+    assert read.notes[-2:] == (
+        "the base's autoscaling is left out: the manifest starts the replicas of a",
+        "the base's cold_start is left out: no replica starts later",
+    )
+
+
 def test_admission_comes_back_from_pools() -> None:
     rules = "deployment.admission={rules: [{kind: queue_length, max_waiting: 50}]}"
     before = load_scenario("mixed-pools-8b", ["engine.profile=sglang", rules])
@@ -474,6 +486,27 @@ def test_mistakes_in_manifests_are_one_sentence(old: str, new: str, said: str) -
         read_launch(OTHERS.replace(old, new), workload=CHAT)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "example", sorted(file.stem for file in (ROOT / "examples").glob("*.yaml"))
+)
+def test_every_example_comes_back_over_itself(example: str) -> None:
+    """Devices, layout, formats and memory of every pool; engines without arguments as vLLM's."""
+    before = load_scenario(str(ROOT / "examples" / f"{example}.yaml"))
+    if before.engine.profile not in ENGINES:
+        before = before.model_copy(update={"engine": CHAT.engine})
+    if before.parallelism.fsdp > 1:
+        return  # no engine can
+    text = launch_files(before)["kubernetes.yaml"]
+    after = read_launch(text, base=before, hardware=None).scenario
+    for first, second in zip(resolve_pools(before), resolve_pools(after), strict=True):
+        one, other = first.deployment, second.deployment
+        assert (first.name, first.role) == (second.name, second.role)
+        assert (one.model, one.hardware) == (other.model, other.hardware)
+        assert (one.layout, one.precision) == (other.layout, other.precision)
+        if "engine.kv_allocation" not in text:  # runs become blocks
+            assert one.memory == other.memory
 
 
 def test_an_autoscaler_by_another_metric_is_refused() -> None:

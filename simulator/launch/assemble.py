@@ -111,8 +111,12 @@ def _alone(
 
 
 def _without_scaling(deployment: dict[str, Any], why: str, notes: list[str]) -> None:
+    """Leaves out what scales replicas, and how they start where nothing else starts any."""
     if deployment.pop("autoscaling", None):
         notes.append(f"the base's autoscaling is left out: {why}")
+        starts = "spot" in deployment or "mtbf_h" in deployment.get("failures", {})
+        if not starts and deployment.pop("cold_start", None):
+            notes.append("the base's cold_start is left out: no replica starts later")
 
 
 def _count(found: Found, rest: Rest, notes: list[str]) -> int:
@@ -216,6 +220,9 @@ def _pool(
         made["autoscaling"] = _scaling(found.autoscaling, known.get("autoscaling"))
     else:
         made["replicas"] = _count(found, rest, notes)
+    if found.autoscaling is None:
+        known = dict(known)
+        _without_scaling(known, f"the manifest starts the replicas of {found.name}", notes)
     extra = {
         key: value for key, value in known.items()
         if key not in (*made, "role", "model", "hardware", "engine", "precision", "parallelism",

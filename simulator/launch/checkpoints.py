@@ -17,7 +17,7 @@ WIDE = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 """Types that engines call by PyTorch's names."""
 
 _TUNED = re.compile(r"instruct|chat|-it\b|-r1\b", re.IGNORECASE)
-_PLACEHOLDER = re.compile(r"<(?:repository of )?(\S+?)(?: with ([^<>]+))?>")
+_PLACEHOLDER = re.compile(r"<(?:repository of )?([^<>]+?)(?: with ([^<>]+))?>")
 
 _FORMATS = (
     (r"[-.](?:nv|mx)?fp4\b|[-.]w4a16-?fp4\b", "fp4"),
@@ -103,7 +103,9 @@ def repository_of(model: str) -> str:
     preset = preset_file(model)
     if preset is None:
         path = Path(model).expanduser()
-        return str(path.parent if path.suffix == ".json" else path)
+        if path.suffix != ".json":
+            return str(path)
+        return str(path.parent) if path.name == "config.json" else f"<repository of {path}>"
     if "/" in model:
         return model
     known: list[str] = json.loads(preset.read_text(encoding="utf-8")).get("_aliases", [])
