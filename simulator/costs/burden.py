@@ -157,8 +157,10 @@ def _tokens(steps: LeastSteps, work: Work, gain: int, *, held_up: bool) -> Itera
     step_s, _, token_s = parts.host_s
     exposed = 1.0 - parts.overlap
     if held_up:
-        hidden = parts.overlap * (step_s + token_s * sizes)
-        device = np.maximum(device, np.maximum(hidden, parts.least_s))
+        least = np.maximum(parts.overlap * (step_s + token_s * sizes), parts.least_s)
+        if (least <= device).all():
+            return
+        device = np.maximum(device, least)
     seconds = device + exposed * (step_s + token_s * sizes)
     most = float((seconds / sizes).min())
     slopes = np.linspace(0.0, most, _SLOPES)

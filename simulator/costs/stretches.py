@@ -57,17 +57,22 @@ class DecodeTable:
         """The stretches of the context for so many sequences, which read ``ahead`` tokens more than
         it says."""
         block, row = divmod(sequences, _AT_ONCE)
-        if block not in self._rows:
-            numbers = np.arange(block * _AT_ONCE, (block + 1) * _AT_ONCE, dtype=np.float64)
-            self._rows[block] = self._compute(np.maximum(numbers, 1.0))
-        values, slopes = self._rows[block]
+        values, slopes = self._block(block)
         starts = [knot * sequences - ahead for knot in self.knots]
         return [*starts[1:], _ENDLESS], starts, values[row].tolist(), slopes[row].tolist()
 
     def lines(self, most: int) -> tuple[Floats, Floats]:
         """Seconds at the knots and slopes from there on, for 1 to ``most`` sequences. Shapes
         (most, knots)."""
-        return self._compute(np.arange(1.0, most + 1))
+        found = [self._block(block) for block in range(most // _AT_ONCE + 1)]
+        values, slopes = (np.concatenate(each) for each in zip(*found, strict=True))
+        return values[1 : most + 1], slopes[1 : most + 1]
+
+    def _block(self, block: int) -> tuple[Floats, Floats]:
+        if block not in self._rows:
+            numbers = np.arange(block * _AT_ONCE, (block + 1) * _AT_ONCE, dtype=np.float64)
+            self._rows[block] = self._compute(np.maximum(numbers, 1.0))
+        return self._rows[block]
 
     def _compute(self, n: Floats) -> tuple[Floats, Floats]:
         """Seconds at the knots and slopes from there on, a row for each number of sequences."""

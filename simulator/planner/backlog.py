@@ -16,7 +16,7 @@ import numpy as np
 
 from simulator.workload.requests import Floats
 
-_POINTS = 2000
+_POINTS = 1000
 """Arrivals between which work is summed; of more requests every few."""
 
 
