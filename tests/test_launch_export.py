@@ -302,6 +302,13 @@ def test_names_that_older_yaml_takes_for_values_stay_text() -> None:
     assert names == ["yes", "0x1f", "1e3"]  # as a reader of YAML 1.1 has them
 
 
+def test_names_cannot_leave_their_comment() -> None:
+    made = files(CHAT, 'name="a\\nrm -rf x\\r\\u2028b"')
+    assert words(made["serve.sh"])[:2] == ["exec", "vllm"]
+    assert made["serve.sh"].splitlines()[1].startswith("# a rm -rf x b: vLLM")
+    check(made["kubernetes.yaml"])
+
+
 def test_what_would_not_start_is_told() -> None:
     whole = "engine.policy={kind: continuous, chunked_prefill: false}"
     assert "vLLM starts without chunks only if" in files(CHAT, whole)["serve.sh"]

@@ -167,7 +167,8 @@ def comments(server: Server, scenario: Scenario) -> list[str]:
         lines.append(f"no checkpoint is known: put one in for {server.written.checkpoint.model}")
     lines += server.written.notes
     lines += [f"not expressible: {path}: {reason}" for path, reason in server.told.items()]
-    return lines
+    # A line break in a name would end the comment, and the shell run what follows.
+    return [re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]+", " ", line) for line in lines]
 
 
 def _blocks(blocks: int, size: int) -> str:
