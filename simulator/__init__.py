@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from simulator.errors import UserError
     from simulator.hardware import load_hardware
     from simulator.models import load_model
+    from simulator.planner.api import plan, sweep
+    from simulator.planner.document import load_plan
     from simulator.results import Result, compare
     from simulator.scenario import Scenario, dump_scenario, load_scenario
     from simulator.simulation import simulate
@@ -32,8 +34,11 @@ _HOME = {
     "load_engine": "simulator.engines",
     "load_hardware": "simulator.hardware",
     "load_model": "simulator.models",
+    "load_plan": "simulator.planner.document",
     "load_scenario": "simulator.scenario",
+    "plan": "simulator.planner.api",
     "simulate": "simulator.simulation",
+    "sweep": "simulator.planner.api",
 }
 
 __all__ = [
@@ -46,8 +51,11 @@ __all__ = [
     "load_engine",
     "load_hardware",
     "load_model",
+    "load_plan",
     "load_scenario",
+    "plan",
     "simulate",
+    "sweep",
 ]
 
 

@@ -3,6 +3,7 @@
 - ``docs/scenario.md``, from the scenario's models;
 - ``docs/features.md``, from the rows of ``simulator/features``;
 - the table of figures in ``docs/results.md``, from their definitions;
+- the keys of a plan in ``docs/planning.md``, from its models;
 - what follows a command in the ``console`` blocks of ``README.md`` and ``docs/*.md``, from running
   the command.
 
@@ -19,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 from simulator.features.page import features_page
+from simulator.planner.reference import plan_keys
 from simulator.results.definitions import DEFINITIONS, WINDOW
 from simulator.scenario.reference import reference
 
@@ -41,16 +43,18 @@ def current(page: Path, root: Path) -> str:
         return features_page()
     text = page.read_text(encoding="utf-8")
     if page.name == "results.md":
-        text = _with_figures(text)
+        text = _with_part(text, _figures())
+    if page.name == "planning.md":
+        text = _with_part(text, plan_keys())
     return _with_output(text, root.resolve())
 
 
-def _with_figures(text: str) -> str:
+def _with_part(text: str, part: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"the page of results lacks the marks '{BEGIN}' and '{END}'")
-    return f"{before}{BEGIN}\n\n{_figures()}\n{END}{after}"
+        raise ValueError(f"a page lacks the marks '{BEGIN}' and '{END}'")
+    return f"{before}{BEGIN}\n\n{part}\n{END}{after}"
 
 
 def _figures() -> str:
@@ -90,7 +94,8 @@ def _output(command: str, folder: str, root: Path) -> str:
         text=True,
         check=False,
     )
-    if done.returncode not in (0, 2):  # a mistake may be shown on purpose, a breakdown may not
+    # A mistake, or that nothing holds, may be shown on purpose, a breakdown may not.
+    if done.returncode not in (0, 2, 3):
         raise RuntimeError(f"`{command}` exits with {done.returncode}: {done.stdout}")
     return re.sub(r" +$", "", done.stdout, flags=re.MULTILINE)
 

@@ -59,7 +59,7 @@ def test_version() -> None:
         (["run"], "missing argument 'FILE'; `simulate run --help` shows how it is used"),
         (["run", "x", "y"], "got unexpected extra argument (y); `simulate run --help` shows how it is used"),
         (["run", "x", "--set"], "option '--set' requires an argument; `simulate --help` shows how it is used"),
-        (["list", "modles"], "there is no list of 'modles', only of scenarios, fragments, models, architectures, students, hardware, engines, traces, tables, policies, routers, arrivals; did you mean 'models'?"),
+        (["list", "modles"], "there is no list of 'modles', only of scenarios, plans, fragments, models, architectures, students, hardware, engines, traces, tables, policies, routers, arrivals; did you mean 'models'?"),
         (["trace", "azure-llm-2023-conv", "--format", "azur"], "--format azur: must be one of auto, azure, burstgpt, mooncake, sharegpt, csv, jsonl; did you mean 'azure'?"),
         (["trace", "azure-llm-2023-conv", "--start-s", "nan"], "--start-s nan: start_s: must be a finite number, got NaN"),
         (["trace", "azure-llm-2023-conv", "--requests", "0"], "--requests 0: requests: must be greater than or equal to 1, got 0"),

@@ -20,6 +20,8 @@ from simulator.features import AREAS, Feature, chosen, load_features, read_featu
 from simulator.features.paths import leads_somewhere
 from simulator.hardware import load_hardware
 from simulator.models import load_model
+from simulator.planner.document import is_plan, load_plan
+from simulator.planner.plan import outlooks
 from simulator.resolve import resolve
 from simulator.results.definitions import DEFINITIONS
 from simulator.scenario import load_scenario
@@ -47,7 +49,12 @@ def test_fields_figures_and_commands_exist(row: Feature) -> None:
 
 @pytest.mark.parametrize("example", sorted({row.example for row in ROWS}))
 def test_examples_load_and_fit(example: str) -> None:
-    resolve(load_scenario(str(ROOT / example)))
+    file = str(ROOT / example)
+    if is_plan(file):
+        known, _ = outlooks(load_plan(file))
+        assert any(entry.sizes for entry in known)
+    else:
+        resolve(load_scenario(file))
 
 
 @cache
@@ -159,6 +166,11 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     ),
     "Phases and limits": (
         r"separate rooflines", r"which resource binds", r"turns compute-bound",
+    ),
+    "Planning": (
+        r"what-if", r"side-by-side", r"sweep", r"highest rate", r"fewest GPUs", r"Pareto", r"headroom", r"failures", r"growth",
+        r"on demand", r"reserved", r"spot", r"power cap", r"recommendation", r"reason", r"vLLM", r"SGLang", r"TensorRT-LLM",
+        r"Kubernetes",
     ),
 }  # fmt: skip
 """What the product promises, by area: words that some row's feature or fields must hold."""

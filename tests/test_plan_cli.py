@@ -17,7 +17,9 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import ROOT
 
+import simulator
 from simulator.cli import cli
+from simulator.planner.document import Plan, Space, load_plan
 from tests.plan_support import CHAT, PLAN, write
 
 Folder = Path
@@ -367,3 +369,122 @@ def test_values_that_fail_with_some_others_are_points_without_figures(here: Fold
 
 def del_none(figures: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in figures.items() if value is not None}
+
+
+# --- what a plan can ask for ---------------------------------------------------------------------
+
+
+def winner(here: Folder, **changed: Any) -> dict[str, Any]:
+    write(here, PLAN | changed)
+    result = simulate("plan", "plan.yaml", "--json", "--no-store", "--workers", "1")
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)["winner"]
+    return found
+
+
+def test_the_fewest_devices_are_found(here: Folder) -> None:
+    limits = [{"metric": "tpot_ms.p99", "max": 110}]
+    cheapest = winner(here, constraints=limits)
+    fewest = winner(here, constraints=limits, objective="devices")
+    assert fewest["devices"] < cheapest["devices"]
+    assert fewest["usd_per_hour"] > cheapest["usd_per_hour"]
+
+
+def test_headroom_and_spare_replicas_cost_devices(here: Folder) -> None:
+    limits = [{"metric": "tpot_ms.p99", "max": 80}]
+    space = {"hardware": ["l4"], "tp": [1], "max_devices": 24}
+    counts = [
+        winner(here, space=space, constraints=limits, **more)["devices"]
+        for more in ({}, {"headroom": 1.0}, {"headroom": 1.0, "spare_replicas": 2})
+    ]
+    assert counts[0] < counts[1]
+    assert counts[1] + 2 == counts[2]
+
+
+def test_price_plans_are_an_axis(here: Folder) -> None:
+    space = {"hardware": ["h100-sxm"], "tp": [1], "max_devices": 2}
+    both = winner(here, space=space | {"price_plans": ["on_demand", "reserved"]})
+    assert both["axes"]["price plan"] == "reserved"
+    demand = winner(here, space=space | {"price_plans": ["on_demand"]})
+    assert both["usd_per_hour"] < demand["usd_per_hour"]
+
+
+def test_power_caps_the_deployments(here: Folder) -> None:
+    free = winner(here, objective="goodput", scenario=CHAT | {"slo": {"ttft_ms": 2000}})
+    space = PLAN["space"] | {"max_power_kw": 0.2}
+    capped = winner(
+        here, objective="goodput", space=space, scenario=CHAT | {"slo": {"ttft_ms": 2000}}
+    )
+    assert free["axes"]["hardware"] == "l40s"  # 350 W each
+    assert capped["axes"]["hardware"] == "l4"  # 72 W each
+    assert capped["devices"] <= 2
+
+
+# --- plans beside scenarios ----------------------------------------------------------------------
+
+
+def test_init_writes_a_plan_that_runs(here: Folder) -> None:
+    result = simulate("init", "--plan")
+    assert result.stdout == "Wrote my-plan.yaml. Next: simulate plan my-plan.yaml\n"
+    checked = simulate("check", "my-plan.yaml")
+    assert checked.exit_code == 0, checked.output
+    assert "my-plan.yaml is right." in checked.stdout
+    assert "30 deployments of 6 kinds" in checked.stdout
+    text = (here / "my-plan.yaml").read_text("utf-8")
+    for key in (*Plan.model_fields, *Space.model_fields):
+        assert re.search(rf"(?m)^ *(# )?{key}:", text), key
+    assert refusal("init", "--plan").startswith("my-plan.yaml: already exists")
+    assert simulate("init", "--plan", "other", "--out", "-").stdout.startswith("# A plan for")
+
+
+def test_check_says_how_large_the_space_is(here: Folder) -> None:
+    found = json.loads(simulate("check", "plan.yaml", "--json").stdout)
+    assert found["ok"]
+    assert found["space"]["deployments"] == 18
+    assert refusal("check", "plan.yaml", "--set", "seeds=1").startswith("a plan has no --set")
+    write(here, PLAN | {"objctive": 1})
+    assert "did you mean 'objective'?" in refusal("check", "plan.yaml")
+
+
+def test_schema_of_a_plan_takes_what_the_models_take(here: Folder) -> None:
+    del here
+    schema = json.loads(simulate("schema", "--plan").stdout)
+    assert set(schema["properties"]) == set(Plan.model_fields)
+    assert {"type": "string", "minLength": 1} in schema["properties"]["objective"]["anyOf"]
+    assert "scenario" in schema["required"]
+
+
+def test_plans_are_listed_apart_from_scenarios() -> None:
+    plans = {row["name"] for row in json.loads(simulate("list", "plans", "--json").stdout)}
+    scenarios = {row["name"] for row in json.loads(simulate("list", "scenarios", "--json").stdout)}
+    assert "plan-chat-8b" in plans
+    assert not plans & scenarios
+    for name in plans:
+        load_plan(name)
+        assert refusal("run", name).endswith("`simulate plan` and `simulate sweep` take it")
+
+
+def test_python_finds_what_the_command_finds(here: Folder) -> None:
+    report = simulator.plan("plan.yaml", workers=1, store="kept")
+    command = simulate("plan", "plan.yaml", "--json", "--no-store", "--workers", "1")
+    assert report == json.loads(command.stdout)
+    assert (here / "kept/outcomes.sqlite").exists()
+    asked = simulator.load_plan("plan.yaml")
+    assert asked.plan.name == "small"
+    assert len(simulator.sweep(asked, workers=1)["rows"]) == 18
+    write(here, PLAN | {"constraints": []})
+    with pytest.raises(simulator.UserError, match=r"plan.yaml:\d+: constraints: nothing must hold"):
+        simulator.plan("plan.yaml", workers=1)
+
+
+def test_the_page_of_plans_has_an_example_that_runs(here: Folder) -> None:
+    text = (ROOT / "docs/planning.md").read_text("utf-8")
+    block = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert block is not None
+    code = block[1].replace("examples/plan-chat-8b.yaml", "plan.yaml")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=here, text=True, capture_output=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "replica" in done.stdout

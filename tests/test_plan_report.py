@@ -19,6 +19,7 @@ from simulator.planner.backends.local import LocalBackend
 from simulator.planner.charts import GROUPS, OTHERS, plan_data, sweep_data
 from simulator.planner.files import write_plan, write_sweep
 from simulator.planner.meters import meters
+from simulator.planner.pareto import FRONTS
 from simulator.planner.plan_page import plan_page
 from simulator.planner.sweep import points_of_values, sweep
 from simulator.planner.sweep_page import sweep_page
@@ -321,3 +322,20 @@ def test_a_sweep_leaves_its_files(swept: Report, tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "points.csv")
     assert list(table["axis.hardware"]) == [row["values"]["hardware"] for row in swept["rows"]]
     assert table["problem"].notna().sum() == sum(bool(row["problem"]) for row in swept["rows"])
+
+
+# --- fronts --------------------------------------------------------------------------------------
+
+
+def test_points_on_fronts_are_beaten_by_none(swept: Report) -> None:
+    rows = [row for row in swept["rows"] if not row["problem"]]
+    for front in FRONTS:
+        values = [
+            (row["figures"][front.x] * (-1 if front.x_up else 1),
+             row["figures"][front.y] * (-1 if front.y_up else 1))
+            for row in rows
+        ]  # fmt: skip
+        for row, (x, y) in zip(rows, values, strict=True):
+            beaten = any(a <= x and b <= y and (a < x or b < y) for a, b in values)
+            assert row["fronts"][front.name] is not beaten
+        assert any(row["fronts"][front.name] for row in rows)

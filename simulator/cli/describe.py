@@ -118,6 +118,12 @@ def _scenarios() -> Rows:
     return [{"name": name, "shows": summary_line(shipped()[name])} for name in example_names()]
 
 
+def _plans() -> Rows:
+    from simulator.scenario.shipped import plan_names, shipped, summary_line
+
+    return [{"name": name, "finds": summary_line(shipped()[name])} for name in plan_names()]
+
+
 def _fragments() -> Rows:
     from simulator.scenario.shipped import fragment_names, shipped, summary_line
 
@@ -155,6 +161,7 @@ def _arrivals() -> Rows:
 
 LISTS: dict[str, Callable[[], Rows]] = {
     "scenarios": _scenarios,
+    "plans": _plans,
     "fragments": _fragments,
     "models": _models,
     "architectures": _architectures,
@@ -209,9 +216,9 @@ HEADERS: dict[str, dict[str, str]] = {
 def list_names(what: str, as_json: bool) -> None:
     """List what a scenario can name.
 
-    WHAT is scenarios, fragments (parts to include), models, architectures (of a config.json),
-    students (models distilled from another), hardware, engines, traces, tables (of rates
-    and lengths over time), policies, routers or arrivals.
+    WHAT is scenarios, plans (for `simulate plan`), fragments (parts to include), models,
+    architectures (of a config.json), students (models distilled from another), hardware, engines,
+    traces, tables (of rates and lengths over time), policies, routers or arrivals.
     """
     if what not in LISTS:
         from simulator.sentences import closest

@@ -49,10 +49,16 @@ def loaded(file: str, overrides: Sequence[str]) -> Iterator[Scenario]:
 @set_option
 @json_option
 def check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check a scenario: is it right, and does the model fit?
+    """Check a scenario: is it right, and does the model fit? Of a plan: how large is the search?
 
-    FILE is a YAML file, the name of a shipped scenario, or - for standard input.
+    FILE is a YAML file, the name of a shipped scenario or plan, or - for a scenario on standard
+    input.
     """
+    from simulator.planner.document import is_plan
+
+    if is_plan(file):
+        _check_plan(file, overrides, as_json)
+        return
     import numpy as np
 
     from simulator.cluster.feasible import check_groups
@@ -81,6 +87,27 @@ def check(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
         echo_table(["memory of a device", "GiB"], _memory_rows(pool.deployment), numbers={"GiB"})
         click.echo("\n".join(_memory_lines(pool.deployment)) + "\n")
     echo_table(["", ""], _traffic_rows(requests, int(refused.sum())), header=False)
+
+
+def _check_plan(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    from simulator.planner.document import load_plan
+    from simulator.planner.plan import described
+
+    if overrides:
+        raise UserError("a plan has no --set", hint="change the plan, or the scenario it names")
+    asked = load_plan(file)
+    try:
+        found = described(asked)
+    except UserError as error:
+        raise asked.located(error) from None
+    if as_json:
+        echo_json({"ok": True, **found})
+        return
+    from simulator.cli.output import console
+    from simulator.planner.terminal import render_asked
+
+    click.echo(f"{file} is right.\n")
+    render_asked(found, console())
 
 
 def _deployment_rows(pool: ResolvedPool) -> list[list[str]]:
@@ -257,19 +284,33 @@ def _machine(deployment: ResolvedDeployment) -> dict[str, Any]:
 
 
 @click.command()
-def schema() -> None:
-    """Print the JSON schema of a scenario."""
+@click.option("--plan", is_flag=True, help="That of a plan instead.")
+def schema(plan: bool) -> None:
+    """Print the JSON schema of a scenario, or of a plan."""
+    if plan:
+        from simulator.planner.schema import plan_schema
+
+        echo_json(plan_schema())
+        return
     from simulator.scenario.schema import json_schema
 
     echo_json(json_schema())
 
 
 @click.command()
-@click.argument("name", default="my-scenario")
+@click.argument("name", required=False)
+@click.option("--plan", is_flag=True, help="A plan instead of a scenario.")
 @click.option("--out", metavar="FILE", help="Where to write it; - prints it.  [default: NAME.yaml]")
-def init(name: str, out: str | None) -> None:
-    """Write a commented scenario to start from. Never overwrites a file."""
-    from simulator.scenario.starter import starter
+def init(name: str | None, plan: bool, out: str | None) -> None:
+    """Write a commented scenario, or plan, to start from. Never overwrites a file.
+
+    NAME is its name; my-scenario or my-plan without one.
+    """
+    name = name or ("my-plan" if plan else "my-scenario")
+    if plan:
+        from simulator.planner.starter import starter
+    else:
+        from simulator.scenario.starter import starter
 
     text = starter(name)
     if out == "-":
@@ -285,4 +326,4 @@ def init(name: str, out: str | None) -> None:
         ) from None
     except OSError as error:
         raise UserError(f"cannot be written: {error.strerror}", where=str(path)) from None
-    click.echo(f"Wrote {path}. Next: simulate run {path}")
+    click.echo(f"Wrote {path}. Next: simulate {'plan' if plan else 'run'} {path}")

@@ -23,8 +23,6 @@ value; `workload.classes.slo` means the key in any element of a list; a key in i
 _NOT_THERE = """\
 ## What is not there
 
-- Planning: a sweep over deployments, the highest rate and the fewest devices that hold an SLO,
-  Pareto fronts, headroom, power caps, a recommendation with launch arguments and manifests.
 - Monitoring: a live emulator with Prometheus metrics, a Grafana dashboard and alerts.
 - A dashboard to change a scenario and watch.
 """

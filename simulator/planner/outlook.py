@@ -15,6 +15,8 @@ from simulator.planner.document import Asked
 from simulator.planner.judge import closeness, grows_slower
 from simulator.planner.space import Counts, Kind, sizes
 from simulator.planner.traffic import Offered, offered, scaled
+from simulator.planner.words import amount, title
+from simulator.planner.words import bound as bound_words
 from simulator.resolution.pools import ResolvedPool, resolve_pools
 from simulator.scenario.lifecycle import ScheduleScaling
 from simulator.scenario.workload import Workload
@@ -200,7 +202,10 @@ def _bounded(
             if not loose.holds(value) and excess > worst[place]:
                 worst[place] = excess
                 word = "at least" if limit.max is not None else "at most"
-                reasons[place] = f"{limit} is {word} {value:,.4g}"
+                reasons[place] = (
+                    f"{title(limit.path)} is {word} {amount(value, limit.path)}, and the limit is "
+                    f"{bound_words(limit.limit, limit.path)}"
+                )
     return [
         replace(
             size,

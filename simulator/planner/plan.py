@@ -116,6 +116,21 @@ def plan(asked: Asked, work: Workplace, *, told: Told | None = None) -> dict[str
     }
 
 
+def described(asked: Asked) -> dict[str, Any]:
+    """What a plan asks for and how large its space is, without a simulation.
+
+    Raises:
+        UserError: as ``outlooks``.
+    """
+    known, limits = outlooks(asked)
+    return {
+        "name": asked.plan.name,
+        "description": asked.plan.description,
+        "asked": _asked(asked, limits),
+        "space": _space(known),
+    }
+
+
 def dry_run(asked: Asked, workers: int) -> dict[str, Any]:
     """How large a search is, before anything is simulated but a sample to time it.
 

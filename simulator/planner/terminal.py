@@ -33,6 +33,19 @@ _LETTERS = {"speed": "S", "cost_ttft": "T", "cost_tpot": "P", "cost_energy": "E"
 """What marks a front in a narrow table."""
 
 
+def render_asked(found: Report, console: Console) -> None:
+    """What a plan asks for, and how large its space is."""
+    lines(console, [*_asked_lines(found["asked"]), *under("Space", space_lines(found["space"]))])
+
+
+def _asked_lines(asked: Report) -> list[tuple[str, str]]:
+    return [
+        ("Model", asked["model"]),
+        *under("Must hold", limit_lines(asked)),
+        ("Best", f"the {best(asked)}"),
+    ]
+
+
 def render_plan(report: Report, console: Console, files: Sequence[str]) -> None:
     """What was found, why, and what else there is."""
     from rich.text import Text
@@ -42,9 +55,7 @@ def render_plan(report: Report, console: Console, files: Sequence[str]) -> None:
     if report["description"]:
         console.print(Text(report["description"]))
     lines(console, [
-        ("Model", asked["model"]),
-        *under("Must hold", limit_lines(asked)),
-        ("Best", f"the {best(asked)}"),
+        *_asked_lines(asked),
         *under("Space", space_lines(report["space"])),
         ("Search", search_line(report["search"])),
     ])  # fmt: skip
@@ -171,10 +182,9 @@ def search_line(search: Report) -> str:
     verdicts = [f"{search['hold']:,} hold", f"{search['fail']:,} fail"]
     if search["too_close_to_call"]:
         verdicts.append(f"{search['too_close_to_call']:,} too close to call")
-    return (
-        f"{search['simulations']:,} simulations of {search['deployments_simulated']:,} "
-        f"deployments: {', '.join(verdicts)}"
-    )
+    count = search["deployments_simulated"]
+    of = f"{count:,} deployment{'' if count == 1 else 's'}"
+    return f"{search['simulations']:,} simulations of {of}: {', '.join(verdicts)}"
 
 
 def costs(winner: Report) -> str:
@@ -246,7 +256,7 @@ def _limits(winner: Report) -> list[Column]:
     def room(limit: Report) -> str:
         return NOTHING if limit["excess"] is None else f"{-100 * limit['excess']:.0f}%"
 
-    return [
+    columns = [
         Column("limit", [limit["text"] for limit in limits], left=True),
         Column("value", [amount(limit["mean"], limit["path"]) for limit in limits]),
         Column("80% within,\nover seeds", [spread(limit) for limit in limits], optional=True),
@@ -256,6 +266,7 @@ def _limits(winner: Report) -> list[Column]:
             for limit in limits
         ]),
     ]  # fmt: skip
+    return [column for column in columns if any(cell != NOTHING for cell in column.cells)]
 
 
 def _closest(trials: Sequence[Report]) -> list[Column]:

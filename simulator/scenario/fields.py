@@ -114,6 +114,9 @@ def _kind(annotation: Any) -> str:
     if get_origin(annotation) in (tuple, list):
         inner, _ = unwrap(get_args(annotation)[0], [])
         return f"list of {_kind(inner)}"
+    if get_origin(annotation) in (Union, UnionType):
+        members = [unwrap(arg, [])[0] for arg in get_args(annotation) if arg is not NoneType]
+        return " or ".join(dict.fromkeys(map(_kind, members)))
     return "mapping"
 
 
@@ -122,11 +125,12 @@ def _default(name: str, field: FieldInfo) -> str:
         return ""
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
-        return f"{{kind: {tag_of(type(value))}}}" if tag_of(type(value)) else "{}"
+        if tag_of(type(value)):
+            return f"{{kind: {tag_of(type(value))}}}"
+        given = value.model_dump(mode="json", exclude_defaults=True)
+        return "{" + ", ".join(f"{key}: {item}" for key, item in given.items()) + "}"
     if value is None:
         return "null"
-    if value == ():
-        return "[]"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
@@ -137,8 +141,8 @@ def _default(name: str, field: FieldInfo) -> str:
             if isinstance(value, int)
             else str(value)
         )
-    if value == ():
-        return "[]"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(str, value))}]"
     return str(value) or '""'
 
 

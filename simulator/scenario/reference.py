@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import BaseModel
 
@@ -73,8 +73,20 @@ def _anchor(model: type[BaseModel]) -> str:
     return f"{model.__name__.lower()}-kind-{tag}" if tag else model.__name__.lower()
 
 
-def _section(model: type[BaseModel]) -> Iterator[str]:
-    yield f"## {_title(model)}"
+def sections(models: Iterable[type[BaseModel]], page: str) -> str:
+    """Tables of some further models, below headings of the third level; whatever else their fields
+    hold is explained on ``page``."""
+    own = list(models)
+    return "\n".join(line for model in own for line in _section(model, "###", own, page))
+
+
+def _section(
+    model: type[BaseModel],
+    level: str = "##",
+    own: Sequence[type[BaseModel]] | None = None,
+    page: str = "",
+) -> Iterator[str]:
+    yield f"{level} {_title(model)}"
     yield ""
     yield meaning_of(model).replace("``", "`")
     yield ""
@@ -86,19 +98,24 @@ def _section(model: type[BaseModel]) -> Iterator[str]:
     yield "| key | type | unit | default | limits | meaning |"
     yield "|---|---|---|---|---|---|"
     for field in fields:
-        yield _row(field)
+        yield _row(field, own, page)
     yield ""
 
 
-def _row(field: Described) -> str:
+def _row(field: Described, own: Sequence[type[BaseModel]] | None, page: str) -> str:
     default = "**required**" if field.required else f"`{field.default}`"
     meaning = field.meaning.replace("``", "`")
-    cells = [f"`{field.name}`", _type(field), field.unit, default, field.limits, meaning]
+    cells = [f"`{field.name}`", _type(field, own, page), field.unit, default, field.limits, meaning]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _type(field: Described) -> str:
+def _type(field: Described, own: Sequence[type[BaseModel]] | None, page: str) -> str:
     if not field.models:
         return field.kind
-    links = [f"[{tag_of(m) or m.__name__}](#{_anchor(m)})" for m in field.models]
-    return ("list of " if field.many else "") + " or ".join(links)
+    links = []
+    for model in field.models:
+        where = page if own is not None and model not in own else ""
+        links.append(f"[{tag_of(model) or model.__name__}]({where}#{_anchor(model)})")
+    if field.many or "mapping" not in field.kind or field.kind == "mapping":
+        return ("list of " if field.many else "") + " or ".join(links)
+    return field.kind.replace("mapping", " or ".join(links))

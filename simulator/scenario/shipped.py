@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -24,9 +25,24 @@ def shipped() -> dict[str, Path]:
     return {file.stem: file for file in files}
 
 
+@cache
+def _examples() -> tuple[tuple[str, bool], ...]:
+    """Name of every shipped scenario and plan, and whether it is a plan."""
+    files = sorted(examples_folder().glob("*.yaml"))
+    return tuple(
+        (file.stem, re.search(r"(?m)^scenario:", file.read_text("utf-8")) is not None)
+        for file in files
+    )
+
+
 def example_names() -> list[str]:
     """Names of the whole scenarios."""
-    return sorted(file.stem for file in examples_folder().glob("*.yaml"))
+    return [name for name, is_plan in _examples() if not is_plan]
+
+
+def plan_names() -> list[str]:
+    """Names of the plans: what `simulate plan` takes."""
+    return [name for name, is_plan in _examples() if is_plan]
 
 
 def fragment_names() -> list[str]:

@@ -42,8 +42,12 @@ _WIDTH = 100
 
 def starter(name: str) -> str:
     """YAML that loads as it is and shows every top-level choice."""
-    lines = _mapping(Scenario, {"name": name, **_START}, depth=0)
-    return _HEAD + "\n" + "\n".join(lines) + "\n"
+    return f"{_HEAD}\n{commented(Scenario, {'name': name, **_START})}"
+
+
+def commented(model: type[BaseModel], values: Mapping[str, Any]) -> str:
+    """YAML of a model: the values, and every other key beside them as a comment."""
+    return "\n".join(_mapping(model, values, depth=0)) + "\n"
 
 
 def _mapping(model: type[BaseModel], values: Mapping[str, Any], depth: int) -> Iterator[str]:
@@ -65,6 +69,10 @@ def _given(field: Described, value: Any, depth: int) -> Iterator[str]:
         yield from _mapping(model, value, depth + 1)
     elif field.name == "kind":
         yield f"{pad}kind: {value}"
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        yield from _comment(field.meaning, depth)
+        yield f"{pad}{field.name}:"
+        yield from (f"{pad}  - {_flow(item)}" for item in value)
     else:
         yield from _line(f"{pad}{_entry(field.name, value)}", _note(field), depth)
 
@@ -100,7 +108,18 @@ def _note(field: Described) -> str:
 
 
 def _entry(key: str, value: Any) -> str:
+    if isinstance(value, list):
+        return f"{key}: {_flow(value)}"
     return dump_yaml({key: value}).rstrip("\n")
+
+
+def _flow(value: Any) -> str:
+    """On one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flow, value))}]"
+    return dump_yaml({"value": value}).removeprefix("value: ").rstrip("\n")
 
 
 def _line(entry: str, note: str, depth: int) -> Iterator[str]:
