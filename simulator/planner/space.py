@@ -276,6 +276,8 @@ def _data(
     widths.update({name: chosen[name] for name in ("tp", "pp", "dp", "ep", "cp")})
     deployment = data.setdefault("deployment", {})
     deployment.pop("replicas", None)
+    if not any(deployment.get(name) for name in ("autoscaling", "failures", "spot")):
+        deployment.pop("cold_start", None)  # nothing starts while it runs
     if parts:
         deployment["pools"] = [
             {"name": name, "role": name, **copy.deepcopy(overrides)} for name, overrides in parts
