@@ -23,7 +23,8 @@ from simulator.deployment import ResolvedDeployment
 from simulator.results.answers import times_of
 from simulator.results.fleet import Member
 from simulator.results.record import COMPLETED, Accountant, RunRecord, StepTable
-from simulator.results.window import window_of
+from simulator.results.slo import has_limits, judge, slo_of_classes
+from simulator.results.window import Window, window_of
 from simulator.scenario.measurement import Measurement
 from simulator.workload.requests import OPEN_LOOP, Floats, Requests
 
@@ -41,6 +42,9 @@ Range = tuple[float, float]
 
 _SPREAD = ("ttft_ms", "tpot_ms", "e2e_ms")
 _PERCENTILES = (50, 90, 95, 99)
+_SHARE = "slo.goodput_share"
+LEAST_SHARE = 1e-3
+"""Of requests that meet their SLO; so that ratios of shares exist."""
 _BATCHES = 10
 _SAME = 0.02
 """Share of requests by which runs may differ in what completes."""
@@ -89,7 +93,8 @@ def uncertainty(
     ]
     requests = record.requests
     some = first_part(requests)
-    base = figures(record, measurement)
+    deployment = members[0].deployment
+    base = figures(record, measurement, deployment)
     runs = [record if some is requests else rerun(some, steps)]
     for side in (0, 1):
         other = []
@@ -100,11 +105,11 @@ def uncertainty(
         runs.append(rerun(some, other))
     if any(run.interrupted for run in runs):
         return None
-    start, *found = (figures(run, measurement) for run in runs)
+    start, *found = (figures(run, measurement, deployment) for run in runs)
     # Where other requests complete, latencies of those that did cannot be compared.
     shares = [float((run.outcome == COMPLETED).mean()) for run in runs]
     comparable = max(shares) - min(shares) <= _SAME
-    chance = _chance(record, measurement)
+    chance = _chance(record, measurement, deployment)
     factors: dict[str, list[float]] = {}
     for name, value in base.items():
         if name.startswith("latency.") and not comparable:
@@ -167,7 +172,7 @@ def spread_of(deployment: ResolvedDeployment, steps: StepTable, accountant: Acco
     return Spread(prompts=sides["ttft_ms"], decode=sides["tpot_ms"])
 
 
-def figures(record: RunRecord, measurement: Measurement) -> Figures:
+def figures(record: RunRecord, measurement: Measurement, deployment: ResolvedDeployment) -> Figures:
     """What gets an interval, by its path in the summary; what is undefined is left out."""
     times, window = times_of(record), window_of(record, measurement)
     found: Figures = {}
@@ -183,10 +188,23 @@ def figures(record: RunRecord, measurement: Measurement) -> Figures:
         ended = window.holds(record.finish_s)
         tokens = float(record.requests.output_tokens[ended].sum())
         found["throughput.output_tokens_per_s"] = tokens / window.duration_s
+    met = _met(record, window, deployment)
+    if len(met):
+        found[_SHARE] = max(float(met.mean()), LEAST_SHARE)
     return found
 
 
-def _chance(record: RunRecord, measurement: Measurement) -> dict[str, Range]:
+def _met(record: RunRecord, window: Window, deployment: ResolvedDeployment) -> np.ndarray:
+    """Which of the requests that count meet their SLO; empty where there is none."""
+    if not any(has_limits(slo) for slo in slo_of_classes(deployment.scenario).values()):
+        return np.zeros(0)
+    met: np.ndarray = judge(deployment, times_of(record)).met[window.counted]
+    return met
+
+
+def _chance(
+    record: RunRecord, measurement: Measurement, deployment: ResolvedDeployment
+) -> dict[str, Range]:
     """What another draw of the traffic could give, as logarithms: of percentiles from their order
     statistics, of means from the means of batches of requests in the order of sending."""
     times, window = times_of(record), window_of(record, measurement)
@@ -204,6 +222,11 @@ def _chance(record: RunRecord, measurement: Measurement) -> dict[str, Range]:
         ordered = np.sort(values)
         for percent in _PERCENTILES:
             found[f"latency.{name}.p{percent}"] = _of_order(ordered, percent / 100.0, z)
+    met = _met(record, window, deployment)
+    if len(met) >= 2 * _BATCHES and met.any():
+        batches = np.array([part.mean() for part in np.array_split(met, _BATCHES)])
+        error = z * float(batches.std(ddof=1)) / math.sqrt(_BATCHES) / float(met.mean())
+        found[_SHARE] = (-error, error)
     return found
 
 

@@ -21,11 +21,14 @@ def meters(limits: Sequence[Limit]) -> str:
 
 def _row(limit: Limit) -> str:
     holds = limit["excess"] is not None and limit["excess"] <= 0
-    end = "holds" if limit["sure"] else "misses it"
     words = [amount(limit["mean"], limit["path"])]
     if limit["excess"] is not None:
         words.append(f"{abs(100 * limit['excess']):.0f}% {'room' if holds else 'missed'}")
-    words.append(f"bad end {amount(limit['bad_end'], limit['path'])}: {end}")
+    if limit["sure"] is None:
+        words.append("no interval of the prediction")
+    else:
+        end = "holds" if limit["sure"] else "misses it"
+        words.append(f"bad end {amount(limit['bad_end'], limit['path'])}: {end}")
     return (
         f'<div class="name">{escape(limit["text"])}<span>{escape(" · ".join(words))}</span></div>'
         f'<div><div class="meter" role="img" aria-label="{escape(" · ".join(words))}">'

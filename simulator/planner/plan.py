@@ -45,6 +45,10 @@ FIGURES = (
 )  # fmt: skip
 """What a report says of every deployment that it lists."""
 
+ONE_RUN = 0.02
+"""Difference of an objective that one run of each deployment does not tell: the traffic is the
+same, but a scheduler that decides otherwise once goes on differently."""
+
 Told = Callable[[str], None]
 
 
@@ -295,7 +299,7 @@ class _Finalist:
             "figures": {name: self._figure(name) for name in FIGURES},
             "limits": [self._limit(limit) for limit in self.limits],
             "seeds": len(self.plain),
-            "sure": all(self._sure(limit) for limit in self.limits),
+            "sure": _all_of([self._sure(limit) for limit in self.limits]),
             "scenario": dump_scenario(trial.kind.scenario(trial.size.counts)),
         }
         if winner is not None:
@@ -315,6 +319,7 @@ class _Finalist:
         return spread | {"interval": [spread["mean"] * end / predicted for end in interval]}
 
     def _limit(self, limit: Constraint) -> dict[str, Any]:
+        sure, first = self._sure(limit), self._judged(limit)[0].summary
         values = [limit.value(outcome.summary) for outcome in self._judged(limit)]
         known = [value for value in values if value is not None]
         spread = _spread(known)
@@ -325,13 +330,23 @@ class _Finalist:
             "share": limit.of_share,
             **spread,
             "excess": _excess(limit, known),
-            "bad_end": value_at_end(limit, self._judged(limit)[0].summary),
-            "sure": self._sure(limit),
+            "bad_end": None if sure is None else value_at_end(limit, first),
+            "sure": sure,
         }
 
-    def _sure(self, limit: Constraint) -> bool:
-        """Whether it holds at the bad end of the prediction's interval."""
-        return limit.holds(value_at_end(limit, self._judged(limit)[0].summary))
+    def _sure(self, limit: Constraint) -> bool | None:
+        """Whether it holds at the bad end of the prediction's interval; None where it has none, or
+        where that was found with a part of the traffic that does not stand for all of it."""
+        summary = self._judged(limit)[0].summary
+        if interval_of(limit.path, summary) is None or not self._stands_for_all(summary):
+            return None
+        return limit.holds(value_at_end(limit, summary))
+
+    def _stands_for_all(self, summary: Summary) -> bool:
+        workload = self.asked.scenario.workload
+        steady = getattr(getattr(workload, "arrivals", None), "kind", "") in _STEADY
+        seen = (summary.get("uncertainty") or {}).get("requests") or 0
+        return steady or 2 * seen >= summary["requests"]["counted"]
 
     def _judged(self, limit: Constraint) -> list[Outcome]:
         """The runs that a limit is judged by."""
@@ -350,11 +365,22 @@ class _Finalist:
         mean = sum(differences) / len(differences)
         exact = self.trial.size.certain and winner.trial.size.certain
         half = 0.0 if exact else half_width(differences)
+        single = math.isinf(half)
         return {
             "difference": mean,
-            "half": None if math.isinf(half) else half,
-            "tie": abs(mean) <= half,
+            "half": None if single else half,
+            "tie": abs(mean) <= (ONE_RUN if single else half),
         }
+
+
+_STEADY = ("poisson", "gamma", "constant", "closed_loop", "burst")
+
+
+def _all_of(flags: Sequence[bool | None]) -> bool | None:
+    """All of them; None where that is not known."""
+    if False in flags:
+        return False
+    return None if None in flags else True
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
@@ -397,9 +423,8 @@ def label(trial: Trial) -> str:
         (count,) = size.counts
         counts = f"{count} replica{'s' if count != 1 else ''}"
     else:
-        counts = "autoscaled"
-    least = "" if size.counts else "from "
-    return f"{least}{size.devices} × {hardware}, {rest}: {counts}"
+        return f"{hardware}, {rest}"
+    return f"{size.devices} × {hardware}, {rest}: {counts}"
 
 
 def _trial(trial: Trial, asked: Asked) -> dict[str, Any]:

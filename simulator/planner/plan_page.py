@@ -38,6 +38,10 @@ from simulator.results.format import NOTHING, money, number
 Report = dict[str, Any]
 
 
+SURE = {True: "yes", False: "no", None: "not known"}
+"""Whether something holds at the bad end of the predictions' interval."""
+
+
 def plan_page(report: Report) -> str:
     """The report of a plan."""
     winner, data = report["winner"], plan_data(report)
@@ -101,9 +105,11 @@ def _tiles(winner: Report) -> list[tuple[str, str, str, str]]:
                 ("TPOT p99", "latency.tpot_ms.p99"),
             )
         ),
-        ("Sure", "yes" if sure else "no",
-         f"{'holds' if sure else 'misses a limit'} at the bad end of the predictions' 80% interval",
-         "good" if sure else "bad"),
+        ("Sure", SURE[sure], {
+            True: "holds at the bad end of the predictions' 80% interval",
+            False: "misses a limit at the bad end of the predictions' 80% interval",
+            None: "a limit has no interval of the prediction",
+        }[sure], {True: "good", False: "bad", None: ""}[sure]),
     ]  # fmt: skip
     return [tile for tile in tiles if tile[1] != NOTHING]
 
@@ -133,7 +139,7 @@ def _finalists(report: Report) -> str:
             "sure", *HEADS)  # fmt: skip
     rows = [
         (entry["label"], amount(entry["objective"]["mean"], objective["path"]), difference(entry),
-         *([money(entry["usd_per_hour"])] if priced else []), "yes" if entry["sure"] else "no",
+         *([money(entry["usd_per_hour"])] if priced else []), SURE[entry["sure"]],
          *(number((entry["figures"].get(path) or {}).get("mean")) for path in SHOWN))
         for entry in found
     ]  # fmt: skip

@@ -34,11 +34,17 @@ def why(
             f"Its tightest limit is {tight['text']}: {amount(tight['mean'], tight['path'])}"
             f"{_bearing(asked)}, which leaves {-100 * tight['excess']:.0f}%."
         )
-    unsure = [limit["text"] for limit in winner["limits"] if not limit["sure"]]
+    unsure = [limit["text"] for limit in winner["limits"] if limit["sure"] is False]
     if unsure:
         sentences.append(
             "It is not sure: at the bad end of the predictions' 80% interval it misses "
             f"{' and '.join(unsure)}; `judge: pessimistic` asks for one that does not."
+        )
+    elif winner["sure"] is None:
+        blind = [limit["text"] for limit in winner["limits"] if limit["sure"] is None]
+        sentences.append(
+            f"How sure it is of {' and '.join(blind)} is not known: such figures, or such traffic, "
+            "have no interval of the prediction."
         )
     else:
         sentences.append("It is sure: it holds at the bad end of the predictions' 80% interval.")

@@ -33,6 +33,9 @@ _LETTERS = {"speed": "S", "cost_ttft": "T", "cost_tpot": "P", "cost_energy": "E"
 """What marks a front in a narrow table."""
 
 
+_MARKS = {True: "✓", False: "✗", None: ""}
+
+
 def render_asked(found: Report, console: Console) -> None:
     """What a plan asks for, and how large its space is."""
     lines(console, [*_asked_lines(found["asked"]), *under("Space", space_lines(found["space"]))])
@@ -262,7 +265,7 @@ def _limits(winner: Report) -> list[Column]:
         Column("80% within,\nover seeds", [spread(limit) for limit in limits], optional=True),
         Column("room", [room(limit) for limit in limits]),
         Column("bad end of\nprediction", [
-            f"{amount(limit['bad_end'], limit['path'])} {'✓' if limit['sure'] else '✗'}"
+            f"{amount(limit['bad_end'], limit['path'])} {_MARKS[limit['sure']]}"
             for limit in limits
         ]),
     ]  # fmt: skip

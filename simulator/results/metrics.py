@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -143,7 +144,8 @@ def _uncertainty_section(
         for name in rest:
             value = value[name]
         if value is not None:
-            intervals[path] = [value * low, value * high]
+            most = 1.0 if path.endswith("_share") else math.inf
+            intervals[path] = [value * low, min(value * high, most)]
     kept = {key: value for key, value in found.items() if key != "factors"}
     return {**kept, "intervals": intervals}
 
