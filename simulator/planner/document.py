@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -22,6 +23,9 @@ from simulator.scenario.hardware import Hardware
 from simulator.scenario.load import MAPPING, load_with_places, resolve_reference
 from simulator.scenario.precision import Precision
 from simulator.yamlio import Lines, load_yaml, validation_sentence
+
+if TYPE_CHECKING:
+    from simulator.workload.requests import Requests
 
 Counts = Annotated[tuple[Count, ...], Field(min_length=1, max_length=64)]
 Plan_ = Literal["on_demand", "reserved", "spot"]
@@ -188,6 +192,16 @@ class Asked:
     plan: Plan
     scenario: Scenario
     located: Callable[[UserError], UserError]
+
+    @cached_property
+    def requests(self) -> Requests:
+        """The traffic of the first seed."""
+        import numpy as np
+
+        from simulator.workload import build_requests
+
+        rng = np.random.default_rng(self.scenario.measurement.seed)
+        return build_requests(self.scenario.workload, rng)
 
 
 def is_plan(source: str | Path) -> bool:

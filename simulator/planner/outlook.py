@@ -19,7 +19,6 @@ from simulator.planner.words import amount, title
 from simulator.planner.words import bound as bound_words
 from simulator.resolution.pools import ResolvedPool, resolve_pools
 from simulator.scenario.lifecycle import ScheduleScaling
-from simulator.scenario.workload import Workload
 from simulator.workload import build_requests
 from simulator.workload.requests import Floats
 
@@ -93,12 +92,11 @@ def traffic_of(asked: Asked) -> Traffic:
     scenario, plan = asked.scenario, asked.plan
     seed = scenario.measurement.seed
 
-    def drawn(workload: Workload) -> Offered:
-        requests = build_requests(workload, np.random.default_rng(seed))
-        return offered(requests, scenario.measurement)
-
-    plain = drawn(scenario.workload)
-    stress = drawn(scaled(scenario.workload, 1.0 + plan.headroom)) if plan.headroom else plain
+    stress = plain = offered(asked.requests, scenario.measurement)
+    if plan.headroom:
+        grown = scaled(scenario.workload, 1.0 + plan.headroom)
+        requests = build_requests(grown, np.random.default_rng(seed))
+        stress = offered(requests, scenario.measurement)
     return Traffic(plain, stress, seeds_of(asked))
 
 
@@ -107,9 +105,8 @@ def seeds_of(asked: Asked) -> int:
     a trace is replayed."""
     if asked.plan.seeds == 1:
         return 1
-    first, second = (
-        build_requests(asked.scenario.workload, np.random.default_rng(seed)) for seed in (0, 1)
-    )
+    rng = np.random.default_rng(asked.scenario.measurement.seed + 1)
+    first, second = asked.requests, build_requests(asked.scenario.workload, rng)
     same = len(first) == len(second) and all(
         np.array_equal(getattr(first, name), getattr(second, name))
         for name in ("arrival_s", "input_tokens", "output_tokens")

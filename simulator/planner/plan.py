@@ -27,7 +27,7 @@ from simulator.planner.outlook import Outlook, outlook, seeds_of, traffic_of
 from simulator.planner.provenance import provenance
 from simulator.planner.search import Found, Search, Trial, figure, plain_task, stress_task
 from simulator.planner.space import kinds
-from simulator.planner.tasks import Outcome, Summary
+from simulator.planner.tasks import Outcome, Summary, Task
 from simulator.planner.work import Workplace
 from simulator.results.definitions import value_at
 from simulator.scenario.dump import dump_scenario
@@ -277,10 +277,13 @@ class _Finalist:
         numbers = range(seeds_of(asked))
         plain = [plain_task(asked, trial, n, intervals=n == 0) for n in numbers]
         stress = [stress_task(asked, trial, n) for n in numbers]
-        stress[0] = type(stress[0])(stress[0].scenario, True)
-        done = work.run([*plain, *stress])
-        self.plain: list[Outcome] = done[: len(plain)]
-        self.stress: list[Outcome] = done[len(plain) :]
+        stress[0] = Task(stress[0].scenario, intervals=True)
+        first = trial.stress[0]
+        if not first.summary.get("uncertainty"):
+            (first,) = work.run(stress[:1])
+        self.stress: list[Outcome] = [first, *work.run(stress[1:])]
+        same = stress[0].scenario == plain[0].scenario
+        self.plain: list[Outcome] = self.stress if same else work.run(plain)
 
     def values(self, path: str) -> list[float]:
         """A figure of each run as it would be; where it is known beforehand, that."""

@@ -24,6 +24,9 @@ from simulator.planner.work import Workplace
 WIDTH = 4
 """Kinds that are tried at once."""
 
+LONG = 20_000
+"""Requests beyond which every first run gets intervals."""
+
 Key = tuple[float, int, int, Counts]
 """Order of deployments: score, devices, kind, replicas."""
 
@@ -310,7 +313,9 @@ def stress_task(asked: Asked, trial: Trial, number: int, limits: Sequence[Constr
     counts = tuple(n - plan.spare_replicas for n in trial.size.counts)
     scenario = trial.kind.scenario(counts, load=1.0 + plan.headroom, seed=_seed(asked, number))
     loose = tuple(limit.loosened(closeness(limit)) for limit in limits)
-    return Task(scenario, plan.judge == "pessimistic", loose)
+    # Beside a long run, those for the intervals are nothing, and it need not be done again.
+    intervals = plan.judge == "pessimistic" or (number == 0 and len(asked.requests) >= LONG)
+    return Task(scenario, intervals, loose)
 
 
 def plain_task(asked: Asked, trial: Trial, number: int, *, intervals: bool = False) -> Task:
