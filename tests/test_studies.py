@@ -39,7 +39,7 @@ def test_fast_gpus_in_8_bits_are_the_cheapest_for_chat(chat):
     assert winner["usd_per_hour"] == pytest.approx(42.72, abs=0.01)
     by_gpu = [entry["axes"]["hardware"] for entry in [winner, *chat["runners_up"]]]
     assert by_gpu.index("h200-sxm") < by_gpu.index("h100-sxm")
-    # The cheapest GPU by the hour is too slow at any number: no kind of it is among the best.
+    # Those that cost least by the hour are too slow for this.
     assert "l40s" not in by_gpu
     assert "a100-sxm-80gb" not in by_gpu
 
