@@ -488,3 +488,51 @@ def test_the_page_of_plans_has_an_example_that_runs(here: Folder) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "replica" in done.stdout
+
+
+# --- kinds of deployment -------------------------------------------------------------------------
+
+
+def both_layouts(here: Folder, **changed: Any) -> dict[str, Any]:
+    space = {"hardware": ["l40s"], "tp": [1], "max_devices": 3, "layouts": ["together", "apart"]}
+    write(here, PLAN | {"space": space, "max_lost_share": 0.0} | changed)
+    result = simulate("plan", "plan.yaml", "--json", "--no-store", "--workers", "1")
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_what_moves_between_pools_is_left_out_where_there_are_none(here: Folder) -> None:
+    deployment = {"transfer": {"gb_per_s": 50}}
+    report = both_layouts(here, scenario=CHAT | {"deployment": deployment})
+    assert report["space"]["kinds_that_run"] == 2
+    layouts = [entry["pools"] for entry in (report["winner"], *report["runners_up"])]
+    assert sorted(layouts) == [[], ["prefill", "decode"]]
+    assert not any(trial["problem"] for trial in report["trials"])
+
+
+def test_a_kind_without_a_network_leaves_the_others(here: Folder) -> None:
+    report = both_layouts(here)
+    assert report["winner"]["pools"] == []
+    assert report["space"]["kinds_that_run"] == 1
+    assert "network of NVIDIA L40S 48 GB is not known" in report["space"]["problems"][0]["problem"]
+
+
+def test_autoscaled_kinds_are_compared_as_they_scale(here: Folder) -> None:
+    scaling = {"kind": "utilization", "target": 0.6, "min": 1, "max": 3}
+    write(here, PLAN | {"scenario": CHAT | {"deployment": {"autoscaling": scaling}}})
+    result = simulate("plan", "plan.yaml", "--no-store", "--out", "scaled")
+    assert result.exit_code == 0, result.output
+    report = json.loads((here / "scaled/plan.json").read_text("utf-8"))
+    assert report["winner"]["replicas"] == []
+    assert f"Take {report['winner']['label']}\n" in result.stdout
+    mean = report["winner"]["figures"]["cost.usd_per_hour"]["mean"]
+    assert f"${mean:.2f} an hour on average" in result.stdout
+
+
+def test_an_engine_without_known_arguments_says_so(here: Folder) -> None:
+    space = {"hardware": ["l40s"], "tp": [1], "max_devices": 2, "engine": ["tgi"]}
+    write(here, PLAN | {"space": space})
+    assert simulate("plan", "plan.yaml", "--no-store", "--out", "tgi").exit_code == 0
+    text = (here / "tgi/deploy/not-written.txt").read_text("utf-8")
+    assert text.startswith("No files start this deployment: no launch arguments are known for")

@@ -155,7 +155,8 @@ def test_what_was_ended_early_has_no_figures(found: Report) -> None:
     drawn = {point["label"] for point in plan_data(found)["points"]}
     assert early
     assert not drawn & {trial["label"] for trial in early}
-    assert f"{len(early)} deployments are not drawn" in plan_page(found)
+    count = f"{len(early)} deployment{' is' if len(early) == 1 else 's are'} not drawn"
+    assert count in plan_page(found)
 
 
 def test_points_of_a_plan_are_its_trials(found: Report) -> None:

@@ -105,14 +105,6 @@ class Space(Model):
         {}, description="further keys of the scenario, each with the values to try"
     )
 
-    @field_validator("set", mode="after")
-    @classmethod
-    def _known(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for key in value:
-            if not leads_somewhere(".".join(part for part in key.split(".") if not part.isdigit())):
-                raise ValueError(f"a scenario has no key '{key}'; docs/scenario.md lists them")
-        return value
-
     @field_validator("precision", mode="before")
     @classmethod
     def _by_weights(cls, value: object) -> object:
@@ -271,13 +263,21 @@ def _absolute(name: str, folder: Path) -> str:
 
 
 def _check_names(space: Space, located: Callable[[UserError], UserError]) -> None:
-    """That there are profiles of all names."""
+    """That there are profiles of all names, and keys for all further axes."""
     parts = (("space", space), ("space.prefill", space.prefill), ("space.decode", space.decode))
     for where, part in parts:
         names = () if part.hardware == "priced" else part.hardware or ()
         for place, name in enumerate(names):
             profile = name if isinstance(name, str) else name.profile
             _check_name(load_hardware, profile, f"{where}.hardware.{place}", located)
+    for key in space.set:
+        if not leads_somewhere(".".join(part for part in key.split(".") if not part.isdigit())):
+            raise located(
+                UserError(
+                    f"a scenario has no key '{key}'", where="space.set",
+                    hint="docs/scenario.md lists them",
+                )
+            )  # fmt: skip
     for place, profile in enumerate(space.engine or ()):
         _check_name(load_engine, profile, f"space.engine.{place}", located)
 

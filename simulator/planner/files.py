@@ -39,7 +39,7 @@ def write_plan(report: Report, folder: Path) -> list[Path]:
 
 
 def _deployment(scenario: str, folder: Path) -> list[Path]:
-    """What starts a deployment; for engines whose arguments are not known, the reason instead."""
+    """What starts a deployment, or, where that is not known, why."""
     from simulator.errors import UserError
     from simulator.launch import launch_files
     from simulator.scenario.load import load_with_places
@@ -48,7 +48,7 @@ def _deployment(scenario: str, folder: Path) -> list[Path]:
     try:
         found = launch_files(load_with_places(data)[0])
     except UserError as error:
-        found = {"no-files.txt": f"{error}\n"}
+        found = {"not-written.txt": f"No files start this deployment: {error.what}.\n"}
     folder.mkdir(exist_ok=True)
     return [_text(folder / name, text) for name, text in found.items()]
 

@@ -18,6 +18,7 @@ from simulator.planner.traffic import Offered, offered, scaled
 from simulator.planner.words import amount, title
 from simulator.planner.words import bound as bound_words
 from simulator.resolution.pools import ResolvedPool, resolve_pools
+from simulator.resolution.transfers import paths_of
 from simulator.scenario.lifecycle import ScheduleScaling
 from simulator.workload import build_requests
 from simulator.workload.requests import Floats
@@ -126,7 +127,9 @@ def outlook(
         traffic: for bounds; without it, sizes and prices are all that is known.
     """
     try:
-        pools = resolve_pools(kind.scenario((1,) * max(1, len(kind.pools))))
+        scenario = kind.scenario((1,) * max(1, len(kind.pools)))
+        pools = resolve_pools(scenario)
+        paths_of(scenario, pools)
     except UserError as error:
         return Outlook(kind, problem=error.what)
     prices = [pool.deployment.usd_per_device_hour for pool in pools]

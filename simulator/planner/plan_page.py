@@ -165,8 +165,8 @@ def _plan_note(report: Report) -> str:
         )
     if early:
         words.append(
-            f"{early:,} deployments are not drawn: their runs were ended as soon as a limit was out"
-            " of reach."
+            f"{early:,} deployment{' is' if early == 1 else 's are'} not drawn: a limit was out of "
+            "reach before the run's end, or there was no run."
         )
     return " ".join(words)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -132,6 +133,10 @@ def nothing_holds(asked: Asked, found: Found, known: Sequence[Outlook]) -> list[
     last = min(measured, key=lambda entry: entry[0], default=None)
     if last is not None:
         sentences.append(f"Closest: {_failed(label(last[1]), last[1])}")
+    problems = Counter(t.verdict.problem for t in found.trials if t.verdict and t.verdict.problem)
+    if problems:
+        text, times = problems.most_common(1)[0]
+        sentences.append(f"{times:,} could not be simulated: {text}.")
     ruled = [
         (size.missed, size.ruled_out, entry) for entry in known for size in entry.sizes
         if size.ruled_out

@@ -225,6 +225,8 @@ def _of(
         own = {**chosen, "tp": tp}
         for parts in _parts(own, space):
             data = _data(own, base, parts)
+            if not parts and "apart" in space.layouts:  # what moves between pools is theirs
+                data["deployment"].pop("transfer", None)
             words = _words(own, parts, hardware.title, varied)
             pools = tuple(name for name, _ in parts)
             found.append(Kind(first + len(found), words, data, pools))

@@ -194,9 +194,12 @@ def costs(winner: Report) -> str:
     """Price and power of a deployment, with the interval of what is predicted."""
     figures = winner["figures"]
     words = []
-    if winner["usd_per_hour"] is not None:
-        least = "" if winner["replicas"] else "at least "
-        words.append(f"{least}{money(winner['usd_per_hour'])} an hour")
+    if winner["replicas"]:
+        usd, often = winner["usd_per_hour"], ""
+    else:  # as many replicas as autoscaling holds
+        usd, often = (figures["cost.usd_per_hour"] or {}).get("mean"), " on average"
+    if usd is not None:
+        words.append(f"{money(usd)} an hour{often}")
     tokens = figures["cost.usd_per_million_output_tokens"]
     if tokens and tokens["mean"] is not None:
         words.append(f"{money(tokens['mean'])} per million output tokens{_within(tokens)}")
@@ -221,7 +224,7 @@ def difference(entry: Report) -> str:
     share, half = against["difference"], against["half"]
     if share is None:
         return NOTHING
-    spread = f" ± {100 * half:.1f}" if half else ""
+    spread = f" ± {100 * half:.1f}" if half and half >= 0.0005 else ""
     return f"{100 * share:+.1f}{spread}%{', tie' if against['tie'] else ''}"
 
 
