@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT)]
 
 from simulator.errors import UserError  # noqa: E402
 from simulator.hardware import load_hardware, profile_names  # noqa: E402
-from simulator.planner.bounds import ReplicaBounds  # noqa: E402
+from simulator.planner.analytic.bounds import ReplicaBounds  # noqa: E402
 from simulator.planner.traffic import offered  # noqa: E402
 from simulator.resolution.pools import resolve_pools  # noqa: E402
 from simulator.results.definitions import value_at  # noqa: E402

@@ -21,12 +21,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
-from simulator.planner import doing  # noqa: E402
-from simulator.planner.backends.local import LocalBackend  # noqa: E402
 from simulator.planner.constraints import Constraint  # noqa: E402
-from simulator.planner.doing import do_task  # noqa: E402
-from simulator.planner.store import Store  # noqa: E402
-from simulator.planner.tasks import Task  # noqa: E402
+from simulator.planner.jobs import doing  # noqa: E402
+from simulator.planner.jobs.backends.local import LocalBackend  # noqa: E402
+from simulator.planner.jobs.doing import do_task  # noqa: E402
+from simulator.planner.jobs.store import Store  # noqa: E402
+from simulator.planner.jobs.tasks import Task  # noqa: E402
 from simulator.scenario import Scenario, load_scenario  # noqa: E402
 
 ROUNDS = 2

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from simulator.planner.backends.local import LocalBackend
 from simulator.planner.document import load_plan
+from simulator.planner.jobs.backends.local import LocalBackend
+from simulator.planner.jobs.work import Work
 from simulator.planner.plan import plan
-from simulator.planner.work import Work
 from simulator.yamlio import dump_yaml
 
 CHAT: dict[str, Any] = {

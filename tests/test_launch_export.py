@@ -21,7 +21,7 @@ from simulator.cli import cli
 from simulator.engines import load_engine
 from simulator.errors import UserError
 from simulator.launch import launch_files, launch_manifest
-from simulator.planner.files import _deployment
+from simulator.planner.report.files import _deployment
 from simulator.scenario import load_scenario
 from simulator.scenario.dump import dump_scenario
 from simulator.scenario.scenario import Scenario

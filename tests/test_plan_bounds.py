@@ -11,9 +11,9 @@ import pytest
 
 from simulator.costs.model import StepCostModel
 from simulator.errors import UserError
-from simulator.planner.bounds import Bounds
+from simulator.planner.analytic.bounds import Bounds
+from simulator.planner.analytic.feasible import fits
 from simulator.planner.constraints import Constraint
-from simulator.planner.feasible import fits
 from simulator.planner.traffic import offered, scaled
 from simulator.resolution.pools import resolve_pools
 from simulator.results.definitions import value_at

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from simulator.cli import cli
 from simulator.errors import ScenarioError, UserError
-from simulator.planner.break_even import break_even, load_economics
-from simulator.planner.economics import (
+from simulator.planner.economy.break_even import break_even, load_economics
+from simulator.planner.economy.economics import (
     HOURS_PER_MONTH,
     Api,
     Owning,
@@ -29,7 +29,7 @@ from simulator.planner.economics import (
     sinking_fund,
     spot_interruptions_per_hour,
 )
-from simulator.planner.facts import facts_of
+from simulator.planner.economy.facts import facts_of
 from simulator.results import Result
 from simulator.scenario import load_scenario
 from simulator.simulation import simulate

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from simulator.errors import UserError
-from simulator.planner.bounds import PairBounds, ReplicaBounds
+from simulator.planner.analytic.bounds import PairBounds, ReplicaBounds
+from simulator.planner.analytic.feasible import fits
 from simulator.planner.constraints import Constraint
-from simulator.planner.feasible import fits
 from simulator.planner.traffic import offered
 from simulator.resolution.pools import resolve_pools
 from simulator.results.definitions import value_at

@@ -13,12 +13,10 @@ from click.testing import CliRunner
 from simulator import Result, load_scenario, simulate
 from simulator.cli import cli
 from simulator.errors import UserError
-from simulator.planner.backends.local import LocalBackend
-from simulator.planner.binding import operators, resources
-from simulator.planner.changes import changes, phrase
-from simulator.planner.doing import do_task
-from simulator.planner.explain import explain, explain_result
-from simulator.planner.sensitivities import (
+from simulator.planner.explanation.binding import operators, resources
+from simulator.planner.explanation.changes import changes, phrase
+from simulator.planner.explanation.explain import explain, explain_result
+from simulator.planner.explanation.sensitivities import (
     FIGURES,
     Effect,
     Sensitivity,
@@ -26,9 +24,11 @@ from simulator.planner.sensitivities import (
     _sorted,
     sensitivities,
 )
-from simulator.planner.tasks import Task
-from simulator.planner.waits import PARTS, Waits, waits
-from simulator.planner.work import Work
+from simulator.planner.explanation.waits import PARTS, Waits, waits
+from simulator.planner.jobs.backends.local import LocalBackend
+from simulator.planner.jobs.doing import do_task
+from simulator.planner.jobs.tasks import Task
+from simulator.planner.jobs.work import Work
 from simulator.results.definitions import value_at
 from simulator.results.fleet import parts_of
 from simulator.scenario import Scenario
@@ -309,7 +309,7 @@ def test_ratios_are_of_the_same_traffic() -> None:
 
 def test_the_highest_rate_with_a_change() -> None:
     """As looked for with that change alone; twice the replicas bear about twice the load."""
-    from simulator.planner.highest import highest_rate
+    from simulator.planner.loads.highest import highest_rate
 
     scenario = chat(6.0, 200)
     some = [each for each in changes(scenario) if each.key in ("replicas+1", "weights:fp8")]

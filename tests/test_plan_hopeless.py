@@ -10,9 +10,9 @@ import pytest
 from simulator import simulate
 from simulator.cluster.watch import Look, Watched
 from simulator.planner.constraints import Constraint
-from simulator.planner.doing import do_task
-from simulator.planner.hopeless import watch_for
-from simulator.planner.tasks import Summary, Task
+from simulator.planner.jobs.doing import do_task
+from simulator.planner.jobs.hopeless import watch_for
+from simulator.planner.jobs.tasks import Summary, Task
 from simulator.scenario.scenario import Scenario
 from tests.test_fleet_combinations import KINDS, LIVES, TRAFFIC
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from simulator.planner.constraints import Constraint, metric_paths
+from simulator.planner.jobs.tasks import Outcome
 from simulator.planner.judge import (
     _T,
     CLOSE,
@@ -23,7 +24,6 @@ from simulator.planner.judge import (
 )
 from simulator.planner.objectives import NAMES, Objective
 from simulator.planner.pareto import FRONTS, on_front
-from simulator.planner.tasks import Outcome
 from simulator.results.definitions import value_at
 from simulator.scenario import load_scenario
 from simulator.simulation import simulate

@@ -17,15 +17,15 @@ from click.testing import CliRunner
 from simulator.cli import cli
 from simulator.cli.load import parse_limit
 from simulator.errors import UserError
-from simulator.planner.backends.local import LocalBackend
 from simulator.planner.constraints import Constraint
-from simulator.planner.doing import do_task
-from simulator.planner.highest import highest_rate
-from simulator.planner.load import load_curve
-from simulator.planner.load_task import task_at
-from simulator.planner.stretch import step_factors, stretched
-from simulator.planner.tasks import Outcome, Task
-from simulator.planner.work import Work
+from simulator.planner.jobs.backends.local import LocalBackend
+from simulator.planner.jobs.doing import do_task
+from simulator.planner.jobs.tasks import Outcome, Task
+from simulator.planner.jobs.work import Work
+from simulator.planner.loads.highest import highest_rate
+from simulator.planner.loads.load import load_curve
+from simulator.planner.loads.load_task import task_at
+from simulator.planner.loads.stretch import step_factors, stretched
 from simulator.scenario import Scenario, dump_scenario, load_scenario
 from tests.test_queueing import STEP_S, erlang_c, poisson, serve
 

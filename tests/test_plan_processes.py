@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from simulator.errors import UserError
-from simulator.planner.backends import make_backend
-from simulator.planner.backends.local import ATTEMPTS, LocalBackend, cores
-from simulator.planner.doing import do_task
-from simulator.planner.store import FILE, Store
-from simulator.planner.work import Work
+from simulator.planner.jobs.backends import make_backend
+from simulator.planner.jobs.backends.local import ATTEMPTS, LocalBackend, cores
+from simulator.planner.jobs.doing import do_task
+from simulator.planner.jobs.store import FILE, Store
+from simulator.planner.jobs.work import Work
 from tests.work_support import rows, task, too_big
 
 
@@ -162,10 +162,10 @@ def test_whoever_wants_no_more_outcomes_gets_none_of_them_later():
 
 SCRIPT = """
 import sys
-from simulator.planner.backends import make_backend
-from simulator.planner.backends.local import LocalBackend
-from simulator.planner.store import FILE, Store
-from simulator.planner.work import Work
+from simulator.planner.jobs.backends import make_backend
+from simulator.planner.jobs.backends.local import LocalBackend
+from simulator.planner.jobs.store import FILE, Store
+from simulator.planner.jobs.work import Work
 from tests.work_support import task
 
 def told(standing):

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from simulator.errors import UserError
-from simulator.planner.backends.local import LocalBackend
-from simulator.planner.backends.ray import RayBackend
 from simulator.planner.constraints import Constraint
-from simulator.planner.doing import do_task
-from simulator.planner.store import Store
-from simulator.planner.tasks import Outcome, Task
-from simulator.planner.work import Work
+from simulator.planner.jobs.backends.local import LocalBackend
+from simulator.planner.jobs.backends.ray import RayBackend
+from simulator.planner.jobs.doing import do_task
+from simulator.planner.jobs.store import Store
+from simulator.planner.jobs.tasks import Outcome, Task
+from simulator.planner.jobs.work import Work
 from tests.work_support import task, too_big
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
@@ -170,7 +170,7 @@ def test_a_machine_with_other_files_is_told(
     trace.write_text("arrival_s,input_tokens,output_tokens\n0,10,10\n1,10,11\n")
     with pytest.raises(UserError, match=r"has other files than this one: .*mine\.csv"):
         list(backend.run([wanted]))
-    monkeypatch.setattr("simulator.planner.backends.ray.program", lambda: "0.0.0+other")
+    monkeypatch.setattr("simulator.planner.jobs.backends.ray.program", lambda: "0.0.0+other")
     with pytest.raises(UserError, match=r"has servecast .*, this one 0\.0\.0\+other"):
         list(backend.run([task(1)]))
 

@@ -15,17 +15,17 @@ import pytest
 from rich.console import Console
 
 from simulator import simulate
-from simulator.planner.backends.local import LocalBackend
-from simulator.planner.charts import GROUPS, OTHERS, plan_data, sweep_data
-from simulator.planner.files import write_plan, write_sweep
-from simulator.planner.meters import meters
+from simulator.planner.jobs.backends.local import LocalBackend
+from simulator.planner.jobs.work import Work
 from simulator.planner.pareto import FRONTS
-from simulator.planner.plan_page import plan_page
+from simulator.planner.report.charts import GROUPS, OTHERS, plan_data, sweep_data
+from simulator.planner.report.files import write_plan, write_sweep
+from simulator.planner.report.meters import meters
+from simulator.planner.report.plan_page import plan_page
+from simulator.planner.report.sweep_page import sweep_page
+from simulator.planner.report.terminal import MOST_ROWS, render_plan, render_sweep
+from simulator.planner.report.words import amount, bound, title
 from simulator.planner.sweep import points_of_values, sweep
-from simulator.planner.sweep_page import sweep_page
-from simulator.planner.terminal import MOST_ROWS, render_plan, render_sweep
-from simulator.planner.words import amount, bound, title
-from simulator.planner.work import Work
 from simulator.results.definitions import value_at
 from simulator.scenario import load_scenario
 from tests.plan_support import CHAT, planned, write

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from simulator.planner.backends.local import LocalBackend
 from simulator.planner.document import Asked, Plan
+from simulator.planner.jobs.backends.local import LocalBackend
+from simulator.planner.jobs.work import Work
 from simulator.planner.plan import outlooks, plan
 from simulator.planner.search import Search, Trial
-from simulator.planner.work import Work
 from simulator.scenario import load_scenario
 
 CHAT: dict[str, Any] = {

@@ -19,12 +19,12 @@ import pytest
 from simulator import simulate
 from simulator.cli.working import WorkBar
 from simulator.errors import UserError
-from simulator.planner import doing
-from simulator.planner.doing import do_task
-from simulator.planner.estimate import estimate, mean_seconds
-from simulator.planner.store import FILE, Store
-from simulator.planner.tasks import Outcome, Task
-from simulator.planner.work import Standing, Work
+from simulator.planner.jobs import doing
+from simulator.planner.jobs.doing import do_task
+from simulator.planner.jobs.estimate import estimate, mean_seconds
+from simulator.planner.jobs.store import FILE, Store
+from simulator.planner.jobs.tasks import Outcome, Task
+from simulator.planner.jobs.work import Standing, Work
 from tests.work_support import Counting, rows, task, too_big
 
 # --- one task ------------------------------------------------------------------------------------
@@ -49,7 +49,7 @@ def test_an_error_of_ours_names_the_task(monkeypatch):
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("no")
 
-    monkeypatch.setattr("simulator.planner.doing.simulate", broken)
+    monkeypatch.setattr("simulator.planner.jobs.doing.simulate", broken)
     with pytest.raises(ZeroDivisionError) as caught:
         do_task(task())
     assert task().key in caught.value.__notes__[0]
@@ -149,8 +149,8 @@ def test_many_keys_are_found():
 
 def test_processes_that_open_a_new_store_at_once_all_succeed(tmp_path):
     code = (
-        "import sys; from simulator.planner.store import Store\n"
-        "from tests.work_support import task; from simulator.planner.tasks import Outcome\n"
+        "import sys; from simulator.planner.jobs.store import Store\n"
+        "from tests.work_support import task; from simulator.planner.jobs.tasks import Outcome\n"
         "sys.stdin.readline()\n"
         "store = Store(sys.argv[1])\n"
         "for n in range(50): store.put(task(), Outcome(f'{sys.argv[2]}-{n}'))\n"
@@ -217,7 +217,7 @@ def test_a_sample_tells_how_long_all_will_take():
 
 
 def test_an_estimate_counts_workers_and_intervals(monkeypatch):
-    monkeypatch.setattr("simulator.planner.estimate._tried", lambda _: (2.0, 100))
+    monkeypatch.setattr("simulator.planner.jobs.estimate._tried", lambda _: (2.0, 100))
     tasks = [longer(n, 100) for n in range(6)]
     assert estimate(tasks, workers=1) == pytest.approx(12.0)
     assert estimate(tasks, workers=4) == pytest.approx(3.0)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from simulator.planner.backends.local import LocalBackend
 from simulator.planner.document import Asked, load_plan
+from simulator.planner.jobs.backends.local import LocalBackend
+from simulator.planner.jobs.work import Work
 from simulator.planner.plan import plan
-from simulator.planner.work import Work
 from simulator.results.definitions import value_at
 from simulator.simulation import simulate
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from simulator.planner.constraints import Constraint
-from simulator.planner.doing import do_task
-from simulator.planner.store import FILE
-from simulator.planner.tasks import Outcome, Task
+from simulator.planner.jobs.doing import do_task
+from simulator.planner.jobs.store import FILE
+from simulator.planner.jobs.tasks import Outcome, Task
 from simulator.scenario import load_scenario
 
 

@@ -47,8 +47,8 @@ def break_even(
     Prices of rented devices come from the hardware profile unless they are given; own devices and
     an API are compared if their prices are given, in the --economics file or by --given.
     """
-    from simulator.planner.break_even import break_even as compare
-    from simulator.planner.break_even import load_economics
+    from simulator.planner.economy.break_even import break_even as compare
+    from simulator.planner.economy.break_even import load_economics
     from simulator.simulation import simulate
 
     asked = load_economics(economics, given)
@@ -64,14 +64,14 @@ def break_even(
     if as_json:
         echo_json(report)
         return
-    from simulator.planner.break_even_terminal import render_break_even
+    from simulator.planner.economy.break_even_terminal import render_break_even
 
     render_break_even(report, console())
 
 
 def _searched(scenario: Scenario, working: Working) -> tuple[float, float, float]:
     """Most requests/s of one replica within the SLO: least, found and most (80%)."""
-    from simulator.planner.highest import highest_rate
+    from simulator.planner.loads.highest import highest_rate
 
     if scenario.deployment.autoscaling is not None or scenario.deployment.pools:
         raise ScenarioError(

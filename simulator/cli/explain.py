@@ -38,7 +38,7 @@ def explain_command(
     FILE is a scenario: a YAML file, the name of a shipped one, or - for standard input. Every
     change of the deployment that makes sense is simulated, one at a time, with the same traffic.
     """
-    from simulator.planner.explain import explain
+    from simulator.planner.explanation.explain import explain
 
     if highest and no_changes:
         raise UserError("--no-changes leaves nothing for --highest to do")
@@ -48,6 +48,6 @@ def explain_command(
     if as_json:
         echo_json(found)
         return
-    from simulator.planner.explain_terminal import render_explanation
+    from simulator.planner.explanation.explain_terminal import render_explanation
 
     render_explanation(found, console())

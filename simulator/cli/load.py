@@ -76,7 +76,7 @@ def load_command(
     if as_json:
         echo_json(report)
         return
-    from simulator.planner.load_terminal import render_load
+    from simulator.planner.loads.load_terminal import render_load
 
     render_load(report, console(), files)
 
@@ -89,9 +89,9 @@ def _report(
     quick: bool,
     working: Working,
 ) -> dict[str, Any]:
-    from simulator.planner.highest import highest_rate
     from simulator.planner.judge import limits_of
-    from simulator.planner.load import load_curve
+    from simulator.planner.loads.highest import highest_rate
+    from simulator.planner.loads.load import load_curve
 
     with WorkBar() as bar, working.open(bar) as work:
         highest = None
@@ -110,7 +110,7 @@ def _report(
 
 
 def _save(report: dict[str, Any], out: str | None) -> list[str]:
-    from simulator.planner.load_files import write_load
+    from simulator.planner.loads.load_files import write_load
 
     path = folder.make(out, f"{report['name']}-load")
     try:

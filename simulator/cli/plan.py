@@ -76,7 +76,7 @@ def plan(
     if as_json:
         echo_json(report)
     else:
-        from simulator.planner.terminal import render_plan
+        from simulator.planner.report.terminal import render_plan
 
         render_plan(report, console(), [str(path) for path in files])
     if report["winner"] is None:
@@ -97,13 +97,13 @@ def _dry(asked: Asked, working: Working, as_json: bool) -> None:
     if as_json:
         echo_json(found)
         return
-    from simulator.planner.terminal import render_dry_run
+    from simulator.planner.report.terminal import render_dry_run
 
     render_dry_run(found, console())
 
 
 def _save(report: dict[str, Any], path: Path) -> list[Path]:
-    from simulator.planner.files import write_plan
+    from simulator.planner.report.files import write_plan
 
     try:
         return write_plan(report, path)

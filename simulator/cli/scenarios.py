@@ -104,7 +104,7 @@ def _check_plan(file: str, overrides: tuple[str, ...], as_json: bool) -> None:
         echo_json({"ok": True, **found})
         return
     from simulator.cli.output import console
-    from simulator.planner.terminal import render_asked
+    from simulator.planner.report.terminal import render_asked
 
     click.echo(f"{file} is right.\n")
     render_asked(found, console())

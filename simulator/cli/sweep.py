@@ -66,7 +66,7 @@ def sweep(
     if as_json:
         echo_json(report)
         return
-    from simulator.planner.terminal import render_sweep
+    from simulator.planner.report.terminal import render_sweep
 
     render_sweep(report, console(), [str(path) for path in files])
 
@@ -94,8 +94,8 @@ def _points(file: str, overrides: tuple[str, ...], varied: tuple[str, ...]) -> t
 
 
 def _dry(name: str, points: Any, working: Working, as_json: bool) -> None:
-    from simulator.planner.estimate import estimate
-    from simulator.planner.tasks import Task
+    from simulator.planner.jobs.estimate import estimate
+    from simulator.planner.jobs.tasks import Task
 
     tasks = [Task(point.scenario) for point in points if point.scenario is not None]
     found = {
@@ -108,13 +108,13 @@ def _dry(name: str, points: Any, working: Working, as_json: bool) -> None:
     if as_json:
         echo_json(found)
         return
-    from simulator.planner.terminal import render_dry_run
+    from simulator.planner.report.terminal import render_dry_run
 
     render_dry_run(found, console())
 
 
 def _save(report: dict[str, Any], path: Path) -> list[Path]:
-    from simulator.planner.files import write_sweep
+    from simulator.planner.report.files import write_sweep
 
     try:
         return write_sweep(report, path)

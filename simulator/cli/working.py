@@ -16,7 +16,7 @@ from simulator.cli.output import Bar
 from simulator.cli.safely import INTERRUPTED
 
 if TYPE_CHECKING:
-    from simulator.planner.work import Standing, Told, Work
+    from simulator.planner.jobs.work import Standing, Told, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Working:
     @property
     def count(self) -> int:
         """Simulations at once, as far as this machine knows."""
-        from simulator.planner.backends.local import cores
+        from simulator.planner.jobs.backends.local import cores
 
         return self.workers or cores()
 
@@ -46,9 +46,9 @@ class Working:
     def open(self, told: Told | None = None) -> Iterator[Work]:
         """The workplace; its workers and its store are let go at the end. Ctrl-C ends the command,
         which then says what was kept."""
-        from simulator.planner.backends import make_backend
-        from simulator.planner.store import Store
-        from simulator.planner.work import Work
+        from simulator.planner.jobs.backends import make_backend
+        from simulator.planner.jobs.store import Store
+        from simulator.planner.jobs.work import Work
 
         backend = make_backend(self.backend, self.workers, self.address)
         try:
@@ -105,7 +105,7 @@ def working_options(command: Callable[..., Any]) -> Callable[..., Any]:
         no_store: bool,
         **kwargs: Any,
     ) -> Any:
-        from simulator.planner.backends import check_backend
+        from simulator.planner.jobs.backends import check_backend
 
         check_backend(backend, address)
         working = Working(backend, workers, address, None if no_store else store)

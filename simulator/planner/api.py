@@ -9,7 +9,7 @@ from typing import Any
 
 from simulator.errors import UserError
 from simulator.planner.document import Asked, load_plan
-from simulator.planner.work import Work
+from simulator.planner.jobs.work import Work
 
 
 def plan(
@@ -67,8 +67,8 @@ def _with(
 
 @contextmanager
 def _work(workers: int | None, store: str | Path | None) -> Iterator[Work]:
-    from simulator.planner.backends.local import LocalBackend
-    from simulator.planner.store import Store
+    from simulator.planner.jobs.backends.local import LocalBackend
+    from simulator.planner.jobs.store import Store
 
     kept = Store(None if store is None else str(store))
     with Work(LocalBackend(workers), kept) as work:

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
+from simulator.planner.jobs.tasks import Outcome
+from simulator.planner.jobs.work import Workplace
 from simulator.planner.judge import judge
 from simulator.planner.search import Found, Trial, stress_task
-from simulator.planner.tasks import Outcome
-from simulator.planner.work import Workplace
 
 MOST = 8
 """Kinds whose largest deployment is run to its end."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from simulator.planner.words import bound, title, unit
+from simulator.planner.report.words import bound, title, unit
 from simulator.results.definitions import DEFINITIONS, value_at
 from simulator.scenario.base import Model
 from simulator.sentences import closest

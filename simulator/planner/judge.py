@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from simulator.planner.constraints import Constraint
-from simulator.planner.tasks import Outcome
+from simulator.planner.jobs.tasks import Outcome
 from simulator.results.slo import has_limits, slo_of_classes
 from simulator.scenario import Scenario
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from simulator.planner.constraints import metric_paths
-from simulator.planner.words import title
+from simulator.planner.report.words import title
 from simulator.results.definitions import DEFINITIONS
 from simulator.scenario.base import Model
 from simulator.sentences import closest

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from simulator.errors import DoesNotFitError, UserError
-from simulator.planner.bounds import Bounds, PairBounds, ReplicaBounds
+from simulator.planner.analytic.bounds import Bounds, PairBounds, ReplicaBounds
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
 from simulator.planner.judge import closeness, grows_slower
+from simulator.planner.report.words import amount, title
+from simulator.planner.report.words import bound as bound_words
 from simulator.planner.space import Counts, Kind, sizes
 from simulator.planner.traffic import Offered, offered, scaled
-from simulator.planner.words import amount, title
-from simulator.planner.words import bound as bound_words
 from simulator.resolution.pools import ResolvedPool, resolve_pools
 from simulator.resolution.transfers import paths_of
 from simulator.scenario.lifecycle import ScheduleScaling

@@ -13,7 +13,9 @@ from simulator.errors import UserError
 from simulator.planner.closest import measured
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
-from simulator.planner.estimate import mean_seconds
+from simulator.planner.jobs.estimate import mean_seconds
+from simulator.planner.jobs.tasks import Outcome, Summary, Task
+from simulator.planner.jobs.work import Workplace
 from simulator.planner.judge import (
     Missed,
     Rule,
@@ -27,8 +29,6 @@ from simulator.planner.outlook import Outlook, outlook, seeds_of, traffic_of
 from simulator.planner.provenance import provenance
 from simulator.planner.search import Found, Search, Trial, figure, plain_task, stress_task
 from simulator.planner.space import kinds
-from simulator.planner.tasks import Outcome, Summary, Task
-from simulator.planner.work import Workplace
 from simulator.results.definitions import value_at
 from simulator.scenario.dump import dump_scenario
 

@@ -9,8 +9,8 @@ from typing import Any
 from simulator.planner.document import Asked
 from simulator.planner.judge import Missed, Rule
 from simulator.planner.outlook import Outlook
+from simulator.planner.report.words import amount, bound, title
 from simulator.planner.search import Found, Trial
-from simulator.planner.words import amount, bound, title
 
 
 def why(

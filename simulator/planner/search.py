@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
+from simulator.planner.jobs.tasks import Outcome, Summary, Task
+from simulator.planner.jobs.work import Workplace
 from simulator.planner.judge import Verdict, closeness, grows_slower, judge
 from simulator.planner.outlook import Outlook, Size, seeds_of
 from simulator.planner.space import Counts, Kind
-from simulator.planner.tasks import Outcome, Summary, Task
-from simulator.planner.work import Workplace
 
 WIDTH = 4
 """Kinds that are tried at once."""

@@ -11,14 +11,14 @@ from simulator import __version__
 from simulator.errors import UserError
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
+from simulator.planner.jobs.tasks import Outcome, Task
+from simulator.planner.jobs.work import Workplace
 from simulator.planner.judge import limits_of, lost, overloaded
 from simulator.planner.outlook import outlook
 from simulator.planner.pareto import FRONTS, flags
 from simulator.planner.plan import FIGURES
 from simulator.planner.provenance import provenance
 from simulator.planner.space import kinds
-from simulator.planner.tasks import Outcome, Task
-from simulator.planner.work import Workplace
 from simulator.results.definitions import value_at
 from simulator.scenario import Scenario, load_scenario
 from simulator.yamlio import parse_yaml

@@ -1,0 +1,1 @@
+"""What is known of a deployment without simulating it: bounds and estimates."""

@@ -1,0 +1,1 @@
+"""Plans and sweeps as people meet them: in the terminal, as pages, as files."""
