@@ -21,7 +21,7 @@ from simulator.features.paths import leads_somewhere
 from simulator.hardware import load_hardware
 from simulator.models import load_model
 from simulator.planner.document import is_plan, load_plan
-from simulator.planner.plan import outlooks
+from simulator.planner.outlooks import outlooks
 from simulator.resolve import resolve
 from simulator.results.definitions import DEFINITIONS
 from simulator.scenario import load_scenario

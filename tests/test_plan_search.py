@@ -9,7 +9,8 @@ import pytest
 from simulator.planner.document import Asked, Plan
 from simulator.planner.jobs.backends.local import LocalBackend
 from simulator.planner.jobs.work import Work
-from simulator.planner.plan import outlooks, plan
+from simulator.planner.outlooks import outlooks
+from simulator.planner.plan import plan
 from simulator.planner.search import Search, Trial
 from simulator.scenario import load_scenario
 

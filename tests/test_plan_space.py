@@ -10,7 +10,7 @@ from simulator.errors import UserError
 from simulator.hardware import load_hardware, profile_names
 from simulator.planner.document import Asked, Plan
 from simulator.planner.outlook import outlook
-from simulator.planner.plan import outlooks
+from simulator.planner.outlooks import outlooks
 from simulator.planner.space import kinds, sizes
 from simulator.resolution.pools import resolve_pools
 from simulator.scenario import load_scenario

@@ -17,7 +17,7 @@ def why(
     asked: Asked, found: Found, winner: dict[str, Any], others: Sequence[dict[str, Any]]
 ) -> list[str]:
     """What speaks for the winner."""
-    from simulator.planner.plan import label
+    from simulator.planner.entries import label
 
     objective = asked.plan.objective
     best = "lowest" if objective.sign > 0 else "highest"
@@ -121,7 +121,7 @@ def missed_words(missed: Missed) -> str:
 
 def nothing_holds(asked: Asked, found: Found, known: Sequence[Outlook]) -> list[str]:
     """Which limit kills the last candidates, and by how much."""
-    from simulator.planner.plan import label
+    from simulator.planner.entries import label
 
     count = sum(len(entry.sizes) for entry in known)
     sentences = [f"None of {count:,} deployments holds{_bearing(asked)}."]

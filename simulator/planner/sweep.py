@@ -11,12 +11,12 @@ from simulator import __version__
 from simulator.errors import UserError
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
+from simulator.planner.entries import FIGURES
 from simulator.planner.jobs.tasks import Outcome, Task
 from simulator.planner.jobs.work import Workplace
 from simulator.planner.judge import limits_of, lost, overloaded
 from simulator.planner.outlook import outlook
 from simulator.planner.pareto import FRONTS, flags
-from simulator.planner.plan import FIGURES
 from simulator.planner.provenance import provenance
 from simulator.planner.space import kinds
 from simulator.results.definitions import value_at

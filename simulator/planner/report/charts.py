@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from simulator.planner.entries import FIGURES
 from simulator.planner.pareto import FRONTS
-from simulator.planner.plan import FIGURES
 from simulator.planner.report.terminal import word
 from simulator.planner.report.words import amount, title, unit
 from simulator.results.definitions import DEFINITIONS
