@@ -184,8 +184,12 @@ class _Finding:
     def _number(self, value: Any, got: str) -> tuple[str, str]:
         whole = "whole number" if self.type.startswith("int") else "number"
         if isinstance(value, str) and re.match(r"^\s*[-+.\d]+\s*[a-zA-Z/%]+", value):
+            if whole == "number" and (share := re.fullmatch(r"\s*([\d.]+)\s*%\s*", value)):
+                return f"must be a {whole}, {got}", _as_share(share[1])
             unit = unit_of(str(self.path[-1]))
             say = f"the unit belongs to the key ({unit})" if unit else "leave the unit away"
+            if self._owner is not None and "metric" in self._owner.model_fields:
+                say += "; the metric's name has it, as ttft_ms has milliseconds"
             return f"must be a {whole}, {got}", say
         return f"must be a {whole}, {got}", ""
 
@@ -254,6 +258,14 @@ def _shown(value: Any) -> str:
         return f"a list of {len(value)}"
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _as_share(percent: str) -> str:
+    """What to write instead of so many percent."""
+    try:
+        return f"write {float(percent) / 100.0:g}"
+    except ValueError:  # such as 1.2.3
+        return ""
 
 
 def unit_of(key: str) -> str:

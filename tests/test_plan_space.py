@@ -39,6 +39,16 @@ def _asked(space: dict[str, Any], scenario: dict[str, Any] | None = None, **more
     return Asked(plan, load_scenario(plan.scenario), lambda error: error)
 
 
+def test_keys_without_a_dot_are_axes_too():
+    found = kinds(_asked({"tp": [1], "hardware": ["l40s"],
+                          "set": {"model": ["llama-3.1-8b", "qwen3-8b"]}}))  # fmt: skip
+    assert [kind.scenario((1,)).model for kind in found] == ["llama-3.1-8b", "qwen3-8b"]
+    assert [str(kind) for kind in found] == [
+        "l40s, tp1, model llama-3.1-8b",
+        "l40s, tp1, model qwen3-8b",
+    ]
+
+
 def test_every_combination_once():
     found = kinds(_asked({
         "hardware": ["h100-sxm", "l40s"], "tp": [1, 2], "precision": ["bf16", "fp8"],

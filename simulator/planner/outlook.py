@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from simulator.errors import DoesNotFitError, UserError
+from simulator.errors import DoesNotFitError, UnknownNameError, UserError
 from simulator.planner.analytic.bounds import Bounds, PairBounds, ReplicaBounds
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
@@ -131,6 +131,9 @@ def outlook(
         pools = resolve_pools(scenario)
         paths_of(scenario, pools)
     except UserError as error:
+        if isinstance(error, UnknownNameError) and error.where == "model":  # no kind to leave out
+            where = "space.set.model" if "model" in asked.plan.space.set else "scenario.model"
+            raise UserError(error.what, where=where, hint=error.hint) from None
         return Outlook(kind, problem=error.what)
     prices = [pool.deployment.usd_per_device_hour for pool in pools]
     if asked.plan.objective.path.startswith("cost.") and None in prices:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from simulator.errors import UserError
 from simulator.planner.constraints import Constraint
+from simulator.planner.defined import check_defined
 from simulator.planner.document import Asked
 from simulator.planner.judge import limits_of
 from simulator.planner.outlook import Outlook, outlook, traffic_of
@@ -17,7 +18,8 @@ def outlooks(asked: Asked) -> tuple[list[Outlook], tuple[Constraint, ...]]:
     """Every kind of deployment with what is known before simulating, and what must hold.
 
     Raises:
-        UserError: nothing must hold, the space is empty, or nothing in it can run the model.
+        UserError: nothing must hold, a figure is asked for that no run will have, the space is
+            empty, or nothing in it can run the model.
     """
     limits = limits_of(asked.plan.constraints, asked.scenario)
     if not limits:
@@ -26,6 +28,7 @@ def outlooks(asked: Asked) -> tuple[list[Outlook], tuple[Constraint, ...]]:
             hint="list constraints, e.g. {metric: ttft_ms.p99, max: 1000}",
         )  # fmt: skip
     _check_classes(limits, asked)
+    check_defined(asked, limits)
     traffic = traffic_of(asked)
     found = [outlook(kind, asked, limits, traffic) for kind in kinds(asked)]
     if not found:

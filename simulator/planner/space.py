@@ -155,15 +155,21 @@ _AXES = {
 }
 """Keys that have an axis of their own."""
 
+_NAMES = (
+    "hardware", "price plan", "engine", "precision", "layout", "tp", "pp", "dp", "ep", "cp",
+)  # fmt: skip
+"""What the axes are called; all others are keys of the scenario (``set``)."""
+
 
 def _check(plan: Plan, base: Scenario) -> None:
     space = plan.space
     for key in space.set:
         for taken, axis in _AXES.items():
             if key == taken or key.startswith(f"{taken}.") or taken.startswith(f"{key}."):
+                entry = f", as {{{key.rpartition('.')[2]}: …}}" if axis == "precision" else ""
                 raise UserError(
                     f"{key} has an axis of its own", where=f"space.set.{key}",
-                    hint=f"list its values at space.{axis}",
+                    hint=f"list its values at space.{axis}{entry if key != taken else ''}",
                 )  # fmt: skip
     if base.deployment.pools:
         raise UserError(
@@ -265,7 +271,7 @@ def _data(
 ) -> dict[str, Any]:
     data = copy.deepcopy(dict(base))
     for key, value in chosen.items():
-        if "." in key:
+        if key not in _NAMES:
             put(data, key, copy.deepcopy(value))
     data["hardware"] = dict(chosen["hardware"])
     data["precision"] = dict(chosen["precision"])
@@ -343,7 +349,7 @@ def _words(
             if text:
                 words[name] = f"{name} {text}"
     for key in chosen:
-        if "." in key and key in varied:
+        if key not in _NAMES and key in varied:
             words[key] = f"{key.rpartition('.')[2]} {value_words(chosen[key])}"
     return words
 

@@ -121,6 +121,9 @@ def render_dry_run(found: Report, console: Console) -> None:
         told += under("Space", space_lines(found["space"]))
     if "points" in found:
         told.append(("Points", f"{found['points']:,}"))
+    if not found["simulations"]:
+        lines(console, [*told, ("Work", "none: nothing is left to simulate")])
+        return
     about = "about " if "space" in found else ""
     seconds, workers = found["estimated_s"], found["workers"]
     time = "time unknown" if seconds is None else f"about {duration(float(f'{seconds:.2g}'))}"
@@ -173,7 +176,8 @@ def space_lines(space: Report) -> list[str]:
     if gone:
         first = space["problems"][0]
         most = "" if len(space["problems"]) == 1 else f"{first['kinds']:,} of them: "
-        found.append(f"{gone:,} kinds cannot run; {most}{first['problem']}")
+        cannot = f"{gone:,} kind{'' if gone == 1 else 's'} cannot run"
+        found.append(f"{cannot}; {most}{first['problem']}")
     if space["ruled_out_by_bounds"]:
         closest = space["ruled_out"][0]["closest"]
         found.append(f"{space['ruled_out_by_bounds']:,} ruled out unsimulated, such as: {closest}")
