@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -75,8 +76,9 @@ def stack(parts: Sequence[tuple[str, float, str, int]]) -> str:
 
 
 def notes(lines: Iterable[str], kind: str) -> str:
-    """Warnings or notes; nothing if there are none."""
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    """Warnings or notes; nothing if there are none. What stands between backticks is code."""
+    texts = (re.sub("`([^`]+)`", r"<code>\1</code>", escape(line)) for line in lines)
+    items = "".join(f"<li>{text}</li>" for text in texts)
     return f'<ul class="notes {escape(kind)}">{items}</ul>' if items else ""
 
 

@@ -32,7 +32,7 @@ HEADS = (
 
 STATES = {
     "holds": ("holds", "good"), "fails": ("fails", "bad"), "close": ("too close to call", "close"),
-    "none": ("", ""),
+    "open": ("left open", "close"), "none": ("", ""),
 }  # fmt: skip
 """How a verdict is called, and its mood."""
 
@@ -75,7 +75,7 @@ def charts(data: Data, note: str) -> str:
         for place, group in enumerate(data["groups"])
     )
     states = {point["state"] for point in data["points"]}
-    signs = {"holds": "●", "fails": "✕", "close": "◇"}
+    signs = {"holds": "●", "fails": "✕", "close": "◇", "open": "○"}
     symbols = [f"<li><b>{signs[s]}</b>{STATES[s][0]}</li>" for s in signs if s in states]
     if any(point["winner"] for point in data["points"]):
         symbols.append("<li><b>★</b>the winner</li>")

@@ -47,7 +47,7 @@ def plan_page(report: Report) -> str:
     winner, data = report["winner"], plan_data(report)
     sections = [
         _plan_header(report),
-        parts.tiles(_tiles(winner)) if winner else "",
+        parts.tiles(_tiles(winner, bool(bearing(report["asked"])))) if winner else "",
         section("Why", parts.notes(report["reasons"], "slo")),
         _winner_limits(report),
         _finalists(report),
@@ -78,7 +78,7 @@ def _plan_header(report: Report) -> str:
     )
 
 
-def _tiles(winner: Report) -> list[tuple[str, str, str, str]]:
+def _tiles(winner: Report, bears_more: bool) -> list[tuple[str, str, str, str]]:
     figures = winner["figures"]
 
     def mean(path: str) -> float | None:
@@ -92,6 +92,7 @@ def _tiles(winner: Report) -> list[tuple[str, str, str, str]]:
         low, high = (amount(end, path, 3) for end in interval)
         return f"80% within {low} – {high}"
 
+    as_it_is = ", traffic as it is" if bears_more else ""
     least = "" if winner["replicas"] else "at least "
     sure = winner["sure"]
     tiles = [
@@ -101,8 +102,8 @@ def _tiles(winner: Report) -> list[tuple[str, str, str, str]]:
             (name, amount(mean(path), path, 3), within(path), "")
             for name, path in (
                 ("Cost of a million tokens out", "cost.usd_per_million_output_tokens"),
-                ("TTFT p99", "latency.ttft_ms.p99"),
-                ("TPOT p99", "latency.tpot_ms.p99"),
+                (f"TTFT p99{as_it_is}", "latency.ttft_ms.p99"),
+                (f"TPOT p99{as_it_is}", "latency.tpot_ms.p99"),
             )
         ),
         ("Sure", SURE[sure], {
