@@ -209,6 +209,13 @@ ARRIVALS: dict[str, dict[str, Any]] = {
     "constant": {"rate_per_s": 40.0},
     "ramp": {"start_per_s": 5.0, "end_per_s": 80.0, "over_s": 0.5},
     "diurnal": {"rate_per_s": 40.0, "period_s": 2.0, "peak_at_s": 0.5},
+    "rates": {
+        "intervals": [
+            {"start_s": 0.0, "rate_per_s": 60.0, "cv": 2.0},
+            {"start_s": 0.2, "rate_per_s": 20.0},
+        ],
+        "repeat": True,
+    },
     "burst": {},
     "closed_loop": {"concurrency": 3, "think_time_s": 0.05, "think_distribution": "exponential"},
 }
@@ -246,8 +253,8 @@ def kinds(union: Any) -> set[str]:
 def test_the_lists_here_are_complete() -> None:
     assert kinds(traffic.Arrivals) == set(ARRIVALS)
     assert kinds(traffic.Length) == set(LENGTHS)
-    assert kinds(traffic.Lengths) == {"independent", "from_trace"}
-    assert kinds(traffic.Workload) == {"synthetic", *OTHER_TRAFFIC} - {"shared prefix"}
+    assert kinds(traffic.Lengths) == {"independent", "from_trace", "over_time"}
+    assert kinds(traffic.Workload) == {"synthetic", *OTHER_TRAFFIC} - VARIANTS
     assert kinds(policies.Policy) == {p.get("kind", name) for name, p in POLICIES.items()}
     assert kinds(routers.Router) == set(ROUTERS)
 
@@ -260,6 +267,9 @@ def lengths_of(kind: str) -> dict[str, Any]:
 
 
 TRACE = Path(__file__).parent / "data" / "dozen.csv"
+OVER_TIME = Path(__file__).parent / "data" / "lengths.csv"
+VARIANTS = {"shared prefix", "lengths over time"}
+"""Of synthetic traffic."""
 
 
 def workload(arrivals: str, lengths: str) -> dict[str, Any]:
@@ -328,6 +338,7 @@ OTHER_TRAFFIC: dict[str, dict[str, Any]] = {
         "kind": "queue", "requests": 20, "arrivals": {"kind": "gamma", "rate_per_s": 40.0, "cv": 2.0},
         "max_in_flight": 2, "lengths": lengths_of("uniform"),
     },
+    "lengths over time": workload("rates", "fixed") | {"lengths": {"kind": "over_time", "file": str(OVER_TIME)}},
     "shared prefix": workload("poisson", "fixed") | {"shared_prefix": {"tokens": 90, "groups": 2}},
     "mix": {
         "kind": "mix",
