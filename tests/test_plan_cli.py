@@ -545,3 +545,22 @@ def test_an_engine_without_known_arguments_says_so(here: Folder) -> None:
     assert simulate("plan", "plan.yaml", "--no-store", "--out", "tgi").exit_code == 0
     text = (here / "tgi/deploy/not-written.txt").read_text("utf-8")
     assert text.startswith("No files start this deployment: no launch arguments are known for")
+
+
+def test_what_is_nearly_as_good_for_less_is_said(here: Folder) -> None:
+    """Where all traffic is served by less, more devices serve no more of it."""
+    write(here, PLAN | {
+        "scenario": CHAT | {"slo": {"ttft_ms": 3000, "tpot_ms": 200}},
+        "space": {"hardware": ["l40s"], "tp": [1], "replicas": [1, 4], "max_devices": 4},
+        "constraints": [{"metric": "tpot_ms.p99", "max": 200},
+                        {"metric": "cost.usd_per_hour", "max": 20}],
+        "objective": "goodput",
+    })  # fmt: skip
+    found = json.loads(simulate("plan", "plan.yaml", "--json", "--workers", "1").stdout)
+    dear, cheap = found["winner"], "1 × l40s, tp1: 1 replica"
+    said = [sentence for sentence in found["reasons"] if sentence.startswith("Nearly as good")]
+    assert len(said) == 1
+    assert said[0].startswith(f"Nearly as good for less: {cheap} costs $1.86 an hour")
+    limit = next(limit for limit in dear["limits"] if limit["path"] == "cost.usd_per_hour")
+    assert limit["sure"] is True  # a price is no prediction
+    assert dear["sure"] is not None

@@ -12,7 +12,7 @@ from simulator.planner.entries import FIGURES, deployment_entry
 from simulator.planner.jobs.tasks import Outcome, Summary, Task
 from simulator.planner.jobs.work import Workplace
 from simulator.planner.judge import grows_slower, half_width, interval_of, value_at_end
-from simulator.planner.outlook import seeds_of
+from simulator.planner.outlook import KNOWN, seeds_of
 from simulator.planner.search import Trial, figure, plain_task, stress_task
 from simulator.scenario.dump import dump_scenario
 
@@ -95,8 +95,11 @@ class Finalist:
 
     def _sure(self, limit: Constraint) -> bool | None:
         """Whether it holds at the bad end of the prediction's interval; None where it has none, or
-        where that was found with a part of the traffic that does not stand for all of it."""
+        where that was found with a part of the traffic that does not stand for all of it. What a
+        fixed number of replicas costs an hour is certain."""
         summary = self._judged(limit)[0].summary
+        if limit.path in KNOWN and self.trial.size.counts:  # a price is no prediction
+            return limit.holds(limit.value(summary))
         if interval_of(limit.path, summary) is None or not self._stands_for_all(summary):
             return None
         return limit.holds(value_at_end(limit, summary))

@@ -11,6 +11,10 @@ from simulator.planner.judge import Missed, Rule
 from simulator.planner.outlook import Outlook
 from simulator.planner.report.words import amount, bound, title
 from simulator.planner.search import Found, Trial
+from simulator.results.format import money
+
+NEARLY = 0.02
+"""Share by which an objective may be worse than the best and still be as good to most people."""
 
 
 def why(
@@ -52,6 +56,14 @@ def why(
     ties = [other["label"] for other in others if other["than_winner"]["tie"]]
     if ties:
         sentences.append(f"As good, as far as {_seeds(asked)} can tell: {'; '.join(ties)}.")
+    cheaper = _cheaper(found, winner)
+    if cheaper is not None:
+        assert cheaper.score is not None
+        sentences.append(
+            f"Nearly as good for less: {label(cheaper)} costs {money(cheaper.size.usd_per_hour)} "
+            f"an hour, its {objective.label} is "
+            f"{amount(cheaper.score * objective.sign, objective.path)} in one run."
+        )
     return sentences
 
 
@@ -64,6 +76,26 @@ def _bearing(asked: Asked) -> str:
         count = plan.spare_replicas
         words.append(f"{count} replica{'s' if count > 1 else ''} missing")
     return f" with {' and '.join(words)}" if words else ""
+
+
+def _cheaper(found: Found, winner: dict[str, Any]) -> Trial | None:
+    """The cheapest deployment that holds, costs less than the winner and is not worse than it by
+    more than one run tells."""
+    best = found.best[0].score
+    price = winner["usd_per_hour"]
+    if best is None or price is None:
+        return None
+    near = [
+        (trial.size.usd_per_hour, trial)
+        for trial in found.trials
+        if trial.score is not None
+        and trial.verdict is not None
+        and trial.verdict.state == "holds"
+        and trial.score - best <= NEARLY * abs(best)
+        and trial.size.usd_per_hour is not None
+        and trial.size.usd_per_hour < price
+    ]
+    return min(near, key=lambda entry: entry[0], default=(0.0, None))[1]
 
 
 def _nearest(found: Found, winner: dict[str, Any]) -> Trial | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.planner.pareto import FRONTS
 from simulator.planner.report.grid import Column, fitted, lines
-from simulator.planner.report.words import amount, title
+from simulator.planner.report.words import amount, title, unit
 from simulator.results.format import NOTHING, duration, money, number
 
 if TYPE_CHECKING:
@@ -258,10 +258,12 @@ def _limits(winner: Report) -> list[Column]:
     limits = winner["limits"]
 
     def spread(limit: Report) -> str:
-        if limit["mean"] is None or limit["half"] is None:
+        if limit["mean"] is None or not limit["half"]:
             return NOTHING
         low, high = limit["mean"] - limit["half"], limit["mean"] + limit["half"]
-        return f"{amount(low, '')}–{amount(high, limit['path'])}"
+        plain = unit(limit["path"]) not in ("USD", "%")  # else the unit is part of the number
+        ends = amount(low, "" if plain else limit["path"]), amount(high, limit["path"])
+        return NOTHING if ends[0] == ends[1] else "–".join(ends)
 
     def room(limit: Report) -> str:
         return NOTHING if limit["excess"] is None else f"{-100 * limit['excess']:.0f}%"

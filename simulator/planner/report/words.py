@@ -43,7 +43,9 @@ def title(path: str) -> str:
 def unit(path: str) -> str:
     """Of the figure; empty for counts."""
     found = _meant(path)
-    return "" if found is None else found[0].unit
+    if found is None:
+        return ""
+    return "requests/s" if found[0].unit == "1/s" else found[0].unit
 
 
 def amount(value: float | None, path: str, digits: int = 4) -> str:
