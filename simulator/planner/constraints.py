@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -40,14 +40,17 @@ def metric_paths() -> list[str]:
     ]
 
 
+Limit = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+
+
 class Constraint(Model):
     """A limit on one figure, of all traffic or of one class of it."""
 
     metric: str = Field(
         description="path of a figure in the summary, such as ttft_ms.p99 or energy.power_w_mean"
     )
-    max: float | None = Field(None, description="highest value that is good enough")
-    min: float | None = Field(None, description="lowest value that is good enough")
+    max: Limit | None = Field(None, description="highest value that is good enough")
+    min: Limit | None = Field(None, description="lowest value that is good enough")
     traffic_class: str | None = Field(
         None, description="name of a traffic class; default: all traffic"
     )

@@ -18,7 +18,8 @@ from simulator.hardware import load_hardware
 from simulator.planner.constraints import Constraint
 from simulator.planner.objectives import Objective
 from simulator.scenario import Scenario
-from simulator.scenario.base import Count, Model, NonNegativeFloat
+from simulator.scenario.base import Count, Model, NonNegativeFloat, PositiveFloat
+from simulator.scenario.document import anchor_paths
 from simulator.scenario.hardware import Hardware
 from simulator.scenario.load import MAPPING, load_with_places, resolve_reference
 from simulator.scenario.precision import Precision
@@ -98,7 +99,7 @@ class Space(Model):
     max_devices: Annotated[int, Field(ge=1, le=4096, strict=True)] = Field(
         64, description="most devices of a deployment"
     )
-    max_power_kw: Annotated[float, Field(gt=0, strict=True)] | None = Field(
+    max_power_kw: PositiveFloat | None = Field(
         None, description="most power of all devices at TDP, times PUE"
     )
     set: dict[str, Annotated[tuple[Any, ...], Field(min_length=1, max_length=64)]] = Field(
@@ -255,6 +256,13 @@ def _anchor(space: Any, folder: Path) -> None:
                 names[place] = _absolute(name, folder)
     for part in ("prefill", "decode"):
         _anchor(space.get(part), folder)
+    axes = space.get("set")
+    for key, values in axes.items() if isinstance(axes, dict) else ():
+        for place, value in enumerate(values if isinstance(values, list) else ()):
+            last = str(key).rpartition(".")[2]
+            holder = {last: value}
+            anchor_paths(holder, folder)
+            values[place] = holder[last]
 
 
 def _absolute(name: str, folder: Path) -> str:

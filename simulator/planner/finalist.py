@@ -48,6 +48,12 @@ class Finalist:
         found = [figure(path, outcome.summary) for outcome in self.plain]
         return [value for value in found if value is not None]
 
+    def score(self) -> float:
+        """Mean of the objective over the seeds, times its sign; infinite where it is undefined."""
+        objective = self.asked.plan.objective
+        values = self.values(objective.path)
+        return objective.sign * sum(values) / len(values) if values else math.inf
+
     def document(self, winner: Finalist | None = None) -> dict[str, Any]:
         """What the report says of it; of a runner-up also how it compares with the winner."""
         trial, path = self.trial, self.asked.plan.objective.path

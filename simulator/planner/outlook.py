@@ -126,8 +126,9 @@ def outlook(
         limits: what must hold.
         traffic: for bounds; without it, sizes and prices are all that is known.
     """
+    least = _least_replicas(kind)
     try:
-        scenario = kind.scenario((1,) * max(1, len(kind.pools)))
+        scenario = kind.scenario((least,) * max(1, len(kind.pools)))
         pools = resolve_pools(scenario)
         paths_of(scenario, pools)
     except UserError as error:
@@ -135,6 +136,10 @@ def outlook(
             where = "space.set.model" if "model" in asked.plan.space.set else "scenario.model"
             raise UserError(error.what, where=where, hint=error.hint) from None
         return Outlook(kind, problem=error.what)
+    if kind.autoscaled and (problem := _scales_badly(pools, asked)):
+        return Outlook(kind, problem=problem)
+    if asked.plan.spare_replicas % _multiple_of(kind):
+        return Outlook(kind, problem="replicas that share weights cannot be missing one by one")
     prices = [pool.deployment.usd_per_device_hour for pool in pools]
     if asked.plan.objective.path.startswith("cost.") and None in prices:
         unknown = pools[prices.index(None)].deployment
@@ -148,13 +153,41 @@ def outlook(
     return Outlook(kind, tuple(sorted(found, key=lambda size: size.key)))
 
 
+def _least_replicas(kind: Kind) -> int:
+    """Fewest replicas of a pool with which its settings make sense."""
+    failures = kind.data.get("deployment", {}).get("failures") or {}
+    named = [outage["replica"] + 1 for outage in failures.get("outages", ())]
+    return 1 if kind.autoscaled else max([_multiple_of(kind), *named])
+
+
+def _multiple_of(kind: Kind) -> int:
+    """Replicas that share their weights come together."""
+    return int(kind.data.get("parallelism", {}).get("fsdp", 1))
+
+
+def _scales_badly(pools: Sequence[ResolvedPool], asked: Asked) -> str:
+    """Why replicas that come and go are not what the plan asks for; empty: they are."""
+    if asked.plan.spare_replicas:
+        return (
+            "spare_replicas are those of a fixed number of replicas; what is lost where they come "
+            "and go, deployment.failures says"
+        )
+    most = sum(pool.most * pool.deployment.devices_per_replica for pool in pools)
+    if most > asked.plan.space.max_devices:
+        return f"it grows to {most} devices, and max_devices is {asked.plan.space.max_devices}"
+    return ""
+
+
 def _sizes(kind: Kind, asked: Asked, pools: Sequence[ResolvedPool]) -> Iterator[Size]:
     """Every size that has a replica left when the spare ones are missing."""
     plan = asked.plan
+    least, multiple = _least_replicas(kind), _multiple_of(kind)
     each = tuple(pool.deployment.devices_per_replica for pool in pools)
     prices = [pool.deployment.usd_per_device_hour for pool in pools]
     for counts in sizes(kind, plan.space, each):
-        if any(n <= plan.spare_replicas for n in counts):
+        if any(n - plan.spare_replicas < least for n in counts):
+            continue
+        if any(n % multiple for n in counts):
             continue
         held = counts or tuple(_fewest(pool) for pool in pools)
         devices = sum(n * d for n, d in zip(held, each, strict=True))

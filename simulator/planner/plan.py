@@ -47,11 +47,14 @@ def plan(asked: Asked, work: Workplace, *, told: Told | None = None) -> dict[str
     say("searching")
     search = Search(asked, limits, known, work)
     found = search.run()
+    while search.refuted(found):
+        found = search.run()
     if not found.best:
         say("measuring the closest")
         found = measured(asked, limits, found, work)
     say("comparing the best")
     finalists = [Finalist(asked, limits, trial, work) for trial in found.best]
+    finalists.sort(key=Finalist.score)  # the search went by one seed
     return {
         "schema_version": PLAN_SCHEMA_VERSION,
         "product": {"name": "servecast", "version": __version__},
@@ -171,6 +174,7 @@ def _search(found: Found) -> dict[str, Any]:
         "hold": states["holds"],
         "fail": states["fails"],
         "too_close_to_call": states["close"],
+        "left_open": states["open"],
         "ended_early": sum(bool(outcome.hopeless) for outcome in runs),
     }
 

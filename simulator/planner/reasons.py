@@ -104,7 +104,8 @@ def _nearest(found: Found, winner: dict[str, Any]) -> Trial | None:
         trial
         for trial in found.trials
         if dict(trial.kind.axes) == winner["axes"]
-        and trial.score is None
+        and trial.verdict is not None
+        and trial.verdict.state in ("fails", "close")
         and trial.size.devices < winner["devices"]
     ]
     return max(own, key=lambda trial: trial.size.devices, default=None)

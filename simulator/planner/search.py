@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
@@ -112,6 +113,14 @@ class Line:
                 self._failed.append(trial.size.counts)
         self.open = None
 
+    def forget_open(self) -> None:
+        """What was left alone while there was something better may be tried again."""
+        self.trials = {
+            counts: trial
+            for counts, trial in self.trials.items()
+            if trial.verdict is None or trial.verdict.state != "open"
+        }
+
     def next(self, threshold: Key | None) -> Size | None:
         """The size to try; None if no other can come before the threshold.
 
@@ -208,6 +217,34 @@ class Search:
         )
         every = [trial for line in self.lines for trial in line.trials.values()]
         return Found(tuple(best[: self.plan.runners_up + 1]), tuple(every), self.simulations)
+
+    def refuted(self, found: Found) -> bool:
+        """Whether one of the best does not hold over all seeds: its first run was far from every
+        limit by chance. Then the search has to be run on.
+
+        Args:
+            found: what ``run`` returned.
+        """
+        asked = [(trial, range(len(trial.stress), self.seeds)) for trial in found.best]
+        stress = [self._stress(trial, n) for trial, numbers in asked for n in numbers]
+        plain = [self.plain(trial, n) for trial, numbers in asked for n in numbers]
+        outcomes = iter(self.work.run(stress))
+        others = iter(self.work.run(plain) if self._sized else ())
+        lines = {line.kind.index: line for line in self.lines}
+        refuted = False
+        for trial, numbers in asked:
+            more = Trial(trial.kind, trial.size, [*trial.stress, *islice(outcomes, len(numbers))])
+            more.plain = [*trial.plain, *islice(others, len(numbers))] if self._sized else []
+            more.verdict = self._judge(more)
+            if more.verdict.state != "holds":
+                line = lines[trial.kind.index]
+                line.trials[trial.size.counts] = more
+                line.settle(more)
+                refuted = True
+        if refuted:
+            for line in self.lines:
+                line.forget_open()
+        return refuted
 
     # --- a round ---------------------------------------------------------------------------------
 

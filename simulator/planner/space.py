@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -89,7 +90,7 @@ def kinds(asked: Asked) -> list[Kind]:
     plan, base = asked.plan, asked.scenario
     _check(plan, base)
     data = compact(base)
-    axes = list(_axes(plan.space, base))
+    axes = [(name, _distinct(values)) for name, values in _axes(plan.space, base)]
     total = 1
     for _, values in axes:
         total *= len(values)
@@ -103,8 +104,20 @@ def kinds(asked: Asked) -> list[Kind]:
     varied = {name for name, values in axes if len(values) > 1}
     for combination in itertools.product(*(values for _, values in axes)):
         chosen = dict(zip((name for name, _ in axes), combination, strict=True))
-        found += _of(chosen, data, plan.space, len(found), varied)
-    return found
+        found += _of(chosen, data, plan.space, varied)
+    return [replace(kind, index=index) for index, kind in enumerate(_once(found))]
+
+
+def _once(kinds: Sequence[Kind]) -> Iterator[Kind]:
+    """Each kind once: where both pools have an axis of their own, the space's says nothing."""
+    seen: set[str] = set()
+    for kind in kinds:
+        if kind.pools:
+            key = json.dumps(kind.data, sort_keys=True)
+            if key in seen:
+                continue
+            seen.add(key)
+        yield kind
 
 
 def sizes(kind: Kind, space: Space, devices: Counts) -> list[Counts]:
@@ -161,9 +174,19 @@ _NAMES = (
 """What the axes are called; all others are keys of the scenario (``set``)."""
 
 
+_SAME = ("workload", "slo", "measurement")
+"""Keys of the scenario that say what is asked of all deployments alike."""
+
+
 def _check(plan: Plan, base: Scenario) -> None:
     space = plan.space
     for key in space.set:
+        if key.partition(".")[0] in _SAME:
+            raise UserError(
+                f"{key} is what all deployments are compared by, and no property of one",
+                where=f"space.set.{key}",
+                hint="change it in the scenario; `simulate sweep SCENARIO --vary` compares several",
+            )
         for taken, axis in _AXES.items():
             if key == taken or key.startswith(f"{taken}.") or taken.startswith(f"{key}."):
                 entry = f", as {{{key.rpartition('.')[2]}: …}}" if axis == "precision" else ""
@@ -171,6 +194,13 @@ def _check(plan: Plan, base: Scenario) -> None:
                     f"{key} has an axis of its own", where=f"space.set.{key}",
                     hint=f"list its values at space.{axis}{entry if key != taken else ''}",
                 )  # fmt: skip
+    scales = base.deployment.autoscaling is not None
+    if scales and space.replicas is not None and "deployment.autoscaling" not in space.set:
+        raise UserError(
+            "there is no number of replicas to choose where the scenario's autoscaling does",
+            where="space.replicas",
+            hint="leave it out, or leave deployment.autoscaling out of the scenario",
+        )
     if base.deployment.pools:
         raise UserError(
             "the scenario has pools already, so that there are no replicas to choose",
@@ -217,8 +247,13 @@ def _axes(space: Space, base: Scenario) -> Iterator[tuple[str, list[Any]]]:
         yield key, list(values)
 
 
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    """The values without those that stand there already."""
+    return list({json.dumps(value, sort_keys=True): value for value in values}.values())
+
+
 def _of(
-    chosen: Mapping[str, Any], base: Mapping[str, Any], space: Space, first: int, varied: set[str]
+    chosen: Mapping[str, Any], base: Mapping[str, Any], space: Space, varied: set[str]
 ) -> list[Kind]:
     """The kinds of one combination: several where an axis is left open."""
     hardware = load_hardware(chosen["hardware"]["profile"])
@@ -230,12 +265,13 @@ def _of(
     for tp in [chosen["tp"]] if chosen["tp"] is not None else _up_to_a_node(hardware.node.devices):
         own = {**chosen, "tp": tp}
         for parts in _parts(own, space):
+            own = _settled(own, parts)
             data = _data(own, base, parts)
             if not parts and "apart" in space.layouts:  # what moves between pools is theirs
                 data["deployment"].pop("transfer", None)
-            words = _words(own, parts, hardware.title, varied)
+            words = _words(own, parts, varied)
             pools = tuple(name for name, _ in parts)
-            found.append(Kind(first + len(found), words, data, pools))
+            found.append(Kind(len(found), words, data, pools))
     return found
 
 
@@ -253,6 +289,19 @@ def _parts(chosen: Mapping[str, Any], space: Space) -> list[tuple[tuple[str, dic
         widths = [None] if part.tp is None else list(part.tp)
         options.append([(name, _overrides(d, tp)) for d in devices for tp in widths])
     return list(itertools.product(*options))
+
+
+def _settled(
+    chosen: Mapping[str, Any], parts: Sequence[tuple[str, Mapping[str, Any]]]
+) -> dict[str, Any]:
+    """The same, where all pools override an axis with what the first of them has."""
+    settled = dict(chosen)
+    pools = [overrides for _, overrides in parts]
+    if pools and all("hardware" in own for own in pools) and len(chosen["hardware"]) == 1:
+        settled["hardware"] = pools[0]["hardware"]
+    if pools and all("parallelism" in own for own in pools):
+        settled["tp"] = pools[0]["parallelism"]["tp"]
+    return settled
 
 
 def _overrides(hardware: str | None, tp: int | None) -> dict[str, Any]:
@@ -276,7 +325,7 @@ def _data(
     data["hardware"] = dict(chosen["hardware"])
     data["precision"] = dict(chosen["precision"])
     engine = data.setdefault("engine", {})
-    if engine.get("profile", None) != chosen["engine"]:
+    if engine.get("profile", None) != chosen["engine"] and "engine.version" not in chosen:
         engine.pop("version", None)
     engine["profile"] = chosen["engine"]
     data.setdefault("cost", {})["plan"] = chosen["price plan"]
@@ -326,11 +375,12 @@ def put(data: dict[str, Any], path: str, value: Any) -> None:
 def _words(
     chosen: Mapping[str, Any],
     parts: tuple[tuple[str, dict[str, Any]], ...],
-    title: str,
     varied: set[str],
 ) -> dict[str, str]:
     """What distinguishes a kind: its devices always, other axes where they vary."""
-    words = {"hardware": chosen["hardware"]["profile"], "tp": f"tp{chosen['tp']}"}
+    own = chosen["hardware"]["profile"]
+    devices = [overrides.get("hardware", {}).get("profile", own) for _, overrides in parts]
+    words = {"hardware": " + ".join(dict.fromkeys(devices)) or own, "tp": f"tp{chosen['tp']}"}
     for name in ("pp", "dp", "ep", "cp"):
         if chosen[name] != 1:
             words[name] = f"{name}{chosen[name]}"

@@ -189,6 +189,8 @@ def search_line(search: Report) -> str:
     verdicts = [f"{search['hold']:,} hold", f"{search['fail']:,} fail"]
     if search["too_close_to_call"]:
         verdicts.append(f"{search['too_close_to_call']:,} too close to call")
+    if search["left_open"]:
+        verdicts.append(f"{search['left_open']:,} left open, as they could not be among the best")
     count = search["deployments_simulated"]
     of = f"{count:,} deployment{'' if count == 1 else 's'}"
     return f"{search['simulations']:,} simulations of {of}: {', '.join(verdicts)}"
