@@ -561,6 +561,10 @@ def test_what_is_nearly_as_good_for_less_is_said(here: Folder) -> None:
     said = [sentence for sentence in found["reasons"] if sentence.startswith("Nearly as good")]
     assert len(said) == 1
     assert said[0].startswith(f"Nearly as good for less: {cheap} costs $1.86 an hour")
+    printed = simulate("plan", "plan.yaml", "--no-files", "--workers", "1").stdout
+    assert re.search(
+        r"l40s: \$1\.86 a device and hour, on-demand at AWS, \d{4}-\d\d-\d\d\n", printed
+    )
     limit = next(limit for limit in dear["limits"] if limit["path"] == "cost.usd_per_hour")
     assert limit["sure"] is True  # a price is no prediction
     assert dear["sure"] is not None

@@ -27,6 +27,7 @@ from simulator.planner.report.terminal import (
     costs,
     difference,
     limit_lines,
+    prices,
     search_line,
     space_lines,
     word,
@@ -70,6 +71,8 @@ def _plan_header(report: Report) -> str:
         ("Best", f"the {best(asked)}"),
         ("Search", search_line(report["search"])),
     ]  # fmt: skip
+    if winner:
+        facts.insert(0, ("Price", " · ".join(prices(report))))
     return (
         f"<header><h1>{escape(report['name'])}</h1>"
         f'<p class="lead">{escape(report["description"])}</p>'

@@ -68,7 +68,8 @@ def render_plan(report: Report, console: Console, files: Sequence[str]) -> None:
         lines(console, under("Why", report["reasons"]))
     else:
         console.print(Text(f"Take {winner['label']}", style="bold green"))
-        lines(console, [("Costs", costs(winner)), *under("Why", report["reasons"])])
+        told = [costs(winner), *prices(report)]
+        lines(console, [*under("Costs", told), *under("Why", report["reasons"])])
         terms = bearing(asked)
         console.print("\nWith the traffic as it is:\n" if terms else "")
         fitted(console, _deployments([winner, *report["runners_up"]], report), 1)
@@ -213,6 +214,25 @@ def costs(winner: Report) -> str:
     if power and power["mean"] is not None:
         words.append(f"{number(power['mean'] / 1e3)} kW")
     return " · ".join(words)
+
+
+def prices(report: Report) -> list[str]:
+    """What a device of the winner costs, and who said so when."""
+    axes = report["winner"]["axes"]
+    named = " ".join(axes.get(name, "") for name in ("hardware", "prefill", "decode")).split()
+    plan = axes.get("price plan")
+    return [
+        f"{device['name']}: {money(price['usd_per_device_hour'])} a device and hour, "
+        f"{price['plan'].replace('_', '-')} {_at(price['cloud'])}, {price['as_of']}"
+        for device in report["provenance"]["devices"]
+        if device["name"] in named and not report["provenance"]["own_usd_per_device_hour"]
+        for price in device["prices"]
+        if plan in (None, price["plan"].replace("_", "-"))
+    ]
+
+
+def _at(cloud: str) -> str:
+    return "on the market" if cloud == "market" else f"at {cloud}"
 
 
 def _within(figure: Report) -> str:
