@@ -22,6 +22,7 @@ from simulator.engines import load_engine
 from simulator.errors import UserError
 from simulator.launch import launch_files, launch_manifest
 from simulator.planner.report.files import _deployment
+from simulator.resolution.pools import resolve_pools
 from simulator.scenario import load_scenario
 from simulator.scenario.dump import dump_scenario
 from simulator.scenario.scenario import Scenario
@@ -405,5 +406,17 @@ def test_a_plan_leaves_the_files_of_its_winner_or_the_reason(tmp_path: Path) -> 
     made = _deployment(chat, tmp_path / "a")
     assert [path.name for path in made] == ["serve.sh", "kubernetes.yaml"]
     none = _deployment(dump_scenario(load_scenario(CHAT, "engine=tgi")), tmp_path / "b")
-    assert [path.name for path in none] == ["no-files.txt"]
+    assert [path.name for path in none] == ["not-written.txt"]
     assert "no launch arguments are known for Text Generation" in none[0].read_text()
+
+
+def test_vllm_is_not_asked_for_longer_sequences_than_its_cache_holds() -> None:
+    scenario = load_scenario("chat-8b-h100", ["hardware=l4"])
+    (pool,) = resolve_pools(scenario)
+    holds = pool.deployment.memory.kv_tokens
+    assert holds < pool.deployment.limits.max_model_len
+    text = launch_files(scenario)["serve.sh"]
+    asked = re.search(r"--max-model-len (\d+)", text)
+    assert asked is not None
+    assert int(asked[1]) == holds
+    assert "instead of 131,072" in text

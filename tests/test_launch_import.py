@@ -93,10 +93,10 @@ TRIPS: dict[str, tuple[str, ...]] = {
     "windows": ("model=gemma-3-12b", "engine.max_model_len=16384"),
     "states": ("model=qwen3-next-80b-a3b", "parallelism.tp=4", "precision.recurrent_state=fp32"),
     "no cache": ("engine.prefix_caching=false", "engine.block_size=64"),
-    "tokens": ("engine.kv_cache_tokens=100000",),
+    "tokens": ("engine.kv_cache_tokens=100000", "engine.max_model_len=65536"),
     "tokens of ranks": (*DEEPSEEK, "parallelism.dp=8", "parallelism.ep=8",
                         "engine.kv_cache_tokens=1000000"),
-    "tokens of windows": ("model=gemma-3-12b", "engine.kv_cache_tokens=60000"),
+    "tokens of windows": ("model=gemma-3-12b", "engine.max_model_len=16384", "engine.kv_cache_tokens=60000"),
     "fraction": ("engine.memory_fraction=0.61",),
     "less memory": ("hardware.memory_gib=50",),
     "no graphs": ("engine.cuda_graphs=false", "engine.async_scheduling=false"),
@@ -192,7 +192,7 @@ def test_pools_come_back_with_roles_and_replicas(engine: str) -> None:
 
 
 def test_pools_on_other_devices_come_back() -> None:
-    before = load_scenario("mixed-pools-8b")
+    before = load_scenario("mixed-pools-8b", ["engine.max_model_len=16384"])
     after = read_launch(launch_files(before)["kubernetes.yaml"], base=before).scenario
     assert_same(before, after)
     assert after.deployment.pools[0].weight == 8.0  # what no manifest says, from the base

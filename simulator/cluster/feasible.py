@@ -65,7 +65,7 @@ def check_requests(
     total = prompt + output
     too_long = total > limits.max_model_len
     # Blocks grow with length, so the largest request that fits decides for all.
-    most_tokens = _largest_that_fits(layout, int(total.max(initial=2)))
+    most_tokens = largest_that_fits(layout, int(total.max(initial=2)))
     too_big = total - 1 > most_tokens
     if layout.reserve:
         runs = run_tokens(layout.reserve, prompt, output, limits.max_model_len)
@@ -113,7 +113,8 @@ def check_limits(limits: Limits) -> None:
         )
 
 
-def _largest_that_fits(layout: KvLayout, most: int) -> int:
+def largest_that_fits(layout: KvLayout, most: int) -> int:
+    """Tokens of the longest sequence, up to ``most``, that the KV cache holds alone."""
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from simulator.cluster.feasible import largest_that_fits
 from simulator.launch.cache import pinned
 from simulator.launch.checkpoints import WIDE, checkpoint_of, repository_of
 from simulator.launch.written import Written
@@ -54,7 +55,7 @@ def write_vllm(pool: ResolvedPool, name: str, base: Path | None = None) -> Writt
     made.say("precision.pruned")
     _parallelism(made, pool)
     _formats(made, pool)
-    made.add("--max-model-len", limits.max_model_len, says="engine.max_model_len")
+    _longest(made, pool)
     made.add("--max-num-seqs", limits.max_num_seqs, says="engine.max_num_seqs")
     made.add(
         "--max-num-batched-tokens", limits.max_num_batched_tokens,
@@ -73,6 +74,18 @@ def write_vllm(pool: ResolvedPool, name: str, base: Path | None = None) -> Writt
             "handshake, e.g. llm-d's or the one among vLLM's examples"
         )
     return made
+
+
+def _longest(made: Written, pool: ResolvedPool) -> None:
+    """VLLM does not start where its KV cache cannot hold one sequence of the longest length."""
+    most = pool.deployment.limits.max_model_len
+    fits = most if pool.resolved.layout.reserve else largest_that_fits(pool.resolved.layout, most)
+    if fits < most:
+        made.notes.append(
+            f"--max-model-len is {fits:,}, what the KV cache holds, instead of {most:,}: vLLM does "
+            "not start where one sequence of that length does not fit"
+        )
+    made.add("--max-model-len", fits, says="engine.max_model_len")
 
 
 def _parallelism(made: Written, pool: ResolvedPool) -> None:

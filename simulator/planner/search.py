@@ -340,7 +340,8 @@ class Search:
         """As the deployment would run."""
         if self._same():
             return self._stress(trial, number)
-        return plain_task(self.asked, trial, number)
+        pessimistic = self.plan.judge == "pessimistic"
+        return plain_task(self.asked, trial, number, intervals=pessimistic)
 
 
 def stress_task(asked: Asked, trial: Trial, number: int, limits: Sequence[Constraint] = ()) -> Task:
