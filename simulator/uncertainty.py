@@ -226,7 +226,8 @@ def _chance(
     if len(met) >= 2 * _BATCHES and met.any():
         batches = np.array([part.mean() for part in np.array_split(met, _BATCHES)])
         error = z * float(batches.std(ddof=1)) / math.sqrt(_BATCHES) / float(met.mean())
-        found[_SHARE] = (-error, error)
+        # As often as the level says, none of n misses where fewer than 1.6/n miss on average.
+        found[_SHARE] = (-max(error, -math.log(1.0 - LEVEL) / len(met)), error)
     return found
 
 

@@ -238,9 +238,10 @@ def test_ctrl_c_says_what_is_kept(here: Folder) -> None:
 
 
 def test_ctrl_c_without_a_store_keeps_nothing(here: Folder) -> None:
-    write(here, LONG)
+    endless = CHAT | {"workload": CHAT["workload"] | {"requests": 200_000}}
+    write(here, LONG | {"scenario": endless})
     running = process("plan", "plan.yaml", "--workers", "1", "--no-store", cwd=here)
-    time.sleep(2.5)
+    time.sleep(4)
     os.killpg(running.pid, signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (130, "")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulator import Scenario, simulate
+from simulator import Scenario, load_scenario, simulate
 from simulator.costs.protocol import Chunk
 from simulator.costs.scaled import Scaled
 from simulator.uncertainty import LEVEL, _of_order
@@ -182,3 +182,13 @@ def test_a_mix_with_a_closed_loop_runs_whole() -> None:
 def test_time_outs_that_differ_take_the_intervals_of_latencies() -> None:
     section = intervals(scenario(deployment={"timeout_s": 0.32}))[1]
     assert not [path for path in section["intervals"] if path.startswith("latency")]
+
+
+def test_attainment_without_a_miss_is_not_certain() -> None:
+    overrides = ["workload.slice.requests=300", "slo={ttft_ms: 60000}"]
+    summary = simulate(load_scenario("chat-8b-h100", overrides)).summary()
+    assert summary["slo"]["goodput_share"] == 1.0
+    low, high = summary["uncertainty"]["intervals"]["slo.goodput_share"]
+    counted = summary["requests"]["counted"]
+    assert 1.0 - 2.0 / counted < low < 1.0 - 1.5 / counted
+    assert high == 1.0

@@ -177,7 +177,7 @@ def nothing_holds(asked: Asked, found: Found, known: Sequence[Outlook]) -> list[
     if ruled:
         missed, reason, _ = min(ruled, key=lambda entry: entry[0])
         sentences.append(
-            f"{len(ruled):,} cannot hold by physics; the closest of them: {reason} "
+            f"{len(ruled):,} cannot hold, even at best; the closest of them: {reason} "
             f"(by {100 * missed:.0f}%)."
         )
     return sentences
