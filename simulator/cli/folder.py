@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from simulator.errors import UserError
 
@@ -45,6 +47,16 @@ def make(out: str | None, name: str) -> Path:
         raise UserError(
             f"the folder cannot be made: {error.strerror}", where=where, hint="choose another --out"
         ) from None
+
+
+def written(
+    write: Callable[[dict[str, Any], Path], list[Path]], report: dict[str, Any], path: Path
+) -> list[Path]:
+    """The files that ``write`` makes of a report in the folder ``path``."""
+    try:
+        return write(report, path)
+    except OSError as error:
+        raise UserError(f"cannot be written: {error.strerror}", where=str(path)) from None
 
 
 def _numbered(slug: str) -> Path:

@@ -10,7 +10,7 @@ import click
 from simulator.cli import folder
 from simulator.cli.output import console, echo_json
 from simulator.cli.scenarios import json_option
-from simulator.cli.working import WorkBar, Working, working_options
+from simulator.cli.working import WorkBar, Working, tell_dry_run, working_options
 from simulator.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,7 +72,11 @@ def plan(
         report = _search(asked, working)
     except UserError as error:
         raise asked.located(error) from None
-    files = _save(report, folder.make(out, report["name"])) if to_files else []
+    files: list[Path] = []
+    if to_files:
+        from simulator.planner.report.files import write_plan
+
+        files = folder.written(write_plan, report, folder.make(out, report["name"]))
     if as_json:
         echo_json(report)
     else:
@@ -94,18 +98,4 @@ def _dry(asked: Asked, working: Working, as_json: bool) -> None:
     from simulator.planner.plan import dry_run
 
     found = dry_run(asked, working.count)
-    if as_json:
-        echo_json(found)
-        return
-    from simulator.planner.report.terminal import render_dry_run
-
-    render_dry_run(found, console())
-
-
-def _save(report: dict[str, Any], path: Path) -> list[Path]:
-    from simulator.planner.report.files import write_plan
-
-    try:
-        return write_plan(report, path)
-    except OSError as error:
-        raise UserError(f"cannot be written: {error.strerror}", where=str(path)) from None
+    tell_dry_run(found, as_json=as_json)

@@ -10,7 +10,7 @@ import click
 from simulator.cli import folder
 from simulator.cli.output import console, echo_json
 from simulator.cli.scenarios import json_option, set_option
-from simulator.cli.working import WorkBar, Working, working_options
+from simulator.cli.working import WorkBar, Working, tell_dry_run, working_options
 from simulator.errors import UserError
 
 
@@ -62,7 +62,11 @@ def sweep(
 
     with WorkBar() as bar, working.open(bar) as work:
         report = simulate_all(points, work, name=name, limits=limits)
-    files = _save(report, folder.make(out, f"{name}-sweep")) if to_files else []
+    files: list[Path] = []
+    if to_files:
+        from simulator.planner.report.files import write_sweep
+
+        files = folder.written(write_sweep, report, folder.make(out, f"{name}-sweep"))
     if as_json:
         echo_json(report)
         return
@@ -105,18 +109,4 @@ def _dry(name: str, points: Any, working: Working, as_json: bool) -> None:
         "estimated_s": estimate(tasks, working.count),
         "workers": working.count,
     }
-    if as_json:
-        echo_json(found)
-        return
-    from simulator.planner.report.terminal import render_dry_run
-
-    render_dry_run(found, console())
-
-
-def _save(report: dict[str, Any], path: Path) -> list[Path]:
-    from simulator.planner.report.files import write_sweep
-
-    try:
-        return write_sweep(report, path)
-    except OSError as error:
-        raise UserError(f"cannot be written: {error.strerror}", where=str(path)) from None
+    tell_dry_run(found, as_json=as_json)

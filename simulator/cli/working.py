@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from simulator.cli.folder import ROOT
-from simulator.cli.output import Bar
+from simulator.cli.output import Bar, console, echo_json
 from simulator.cli.safely import INTERRUPTED
 
 if TYPE_CHECKING:
@@ -134,3 +134,13 @@ class WorkBar(Bar):
         if standing.per_s is not None and standing.left_s is not None:
             words += [f"{standing.per_s:,.1f}/s", f"{timedelta(seconds=round(standing.left_s))}"]
         self.show(self._stage, standing.done, standing.total, " · ".join(words))
+
+
+def tell_dry_run(found: dict[str, Any], *, as_json: bool) -> None:
+    """How large the work is, on stdout."""
+    if as_json:
+        echo_json(found)
+        return
+    from simulator.planner.report.terminal import render_dry_run
+
+    render_dry_run(found, console())

@@ -64,7 +64,6 @@ class Estimates:
         self.pool = alone.pool
         self.traffic = alone.traffic
         self.curve = Curve(alone)
-        self._back_s = alone.back_s
         front = alone.pool.resolved.front_end
         prompt = float(self.traffic.input_tokens.mean())
         way_s = front.request_s + front.busy_s + front.busy_s_per_token * prompt
