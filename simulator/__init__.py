@@ -19,43 +19,58 @@ if TYPE_CHECKING:
     from simulator.models import load_model
     from simulator.planner.api import plan, sweep
     from simulator.planner.document import load_plan
-    from simulator.results import Result, compare
-    from simulator.scenario import Scenario, dump_scenario, load_scenario
+    from simulator.results import Definition, Result, compare
+    from simulator.results.definitions import definition_of, value_at
+    from simulator.results.format import with_unit
+    from simulator.scenario import Scenario, dump_scenario, load_scenario, parse_scenario
+    from simulator.scenario.shipped import scenario_names
     from simulator.simulation import simulate
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Definition": "simulator.results",
     "Result": "simulator.results",
     "Scenario": "simulator.scenario",
     "UserError": "simulator.errors",
     "compare": "simulator.results",
+    "definition_of": "simulator.results.definitions",
     "dump_scenario": "simulator.scenario",
     "load_engine": "simulator.engines",
     "load_hardware": "simulator.hardware",
     "load_model": "simulator.models",
     "load_plan": "simulator.planner.document",
     "load_scenario": "simulator.scenario",
+    "parse_scenario": "simulator.scenario",
     "plan": "simulator.planner.api",
+    "scenario_names": "simulator.scenario.shipped",
     "simulate": "simulator.simulation",
     "sweep": "simulator.planner.api",
+    "value_at": "simulator.results.definitions",
+    "with_unit": "simulator.results.format",
 }
 
 __all__ = [
+    "Definition",
     "Result",
     "Scenario",
     "UserError",
     "__version__",
     "compare",
+    "definition_of",
     "dump_scenario",
     "load_engine",
     "load_hardware",
     "load_model",
     "load_plan",
     "load_scenario",
+    "parse_scenario",
     "plan",
+    "scenario_names",
     "simulate",
     "sweep",
+    "value_at",
+    "with_unit",
 ]
 
 

@@ -28,6 +28,7 @@ def simulate(
     progress: Progress | None = None,
     watch: Watch | None = None,
     traffic: Callable[[], Requests] | None = None,
+    at_most: int | None = None,
 ) -> Result:
     """Simulates a scenario.
 
@@ -41,6 +42,8 @@ def simulate(
         watch: looks at the run now and then and may end it; see ``simulator.cluster.watch``.
         traffic: gives the scenario's requests, as ``build_requests`` makes them of its workload and
             seed, where they may be known already.
+        at_most: simulate the first so many requests only, for a first look; all of them where
+            closed loops stand beside open arrivals.
 
     Returns:
         The result; ``result.record.interrupted`` tells whether Ctrl-C or the watch ended it early.
@@ -63,7 +66,7 @@ def simulate(
     from simulator.resolution.transfers import paths_of
     from simulator.results import Result
     from simulator.results.fleet import Member
-    from simulator.uncertainty import uncertainty
+    from simulator.uncertainty import first_part, uncertainty
     from simulator.workload import build_requests
 
     pools = resolve_pools(scenario, base, engine)
@@ -73,6 +76,8 @@ def simulate(
         requests = build_requests(scenario.workload, np.random.default_rng(seed), base)
     else:
         requests = traffic()
+    if at_most is not None:
+        requests = first_part(requests, at_most)
     serving = scenario.deployment
     # Every pool has a scenario of its own; results are about the whole.
     first = replace(pools[0].deployment, scenario=scenario)

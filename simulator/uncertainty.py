@@ -147,12 +147,12 @@ def _steps_of_groups(record: RunRecord) -> list[StepTable]:
     ]
 
 
-def first_part(requests: Requests) -> Requests:
+def first_part(requests: Requests, most: int = MOST_REQUESTS) -> Requests:
     """The first requests; all of them where closed loops stand before open arrivals."""
     closed = requests.pool != OPEN_LOOP
     if closed.any() and not closed.all():
         return requests
-    return requests.first(MOST_REQUESTS)
+    return requests.first(most)
 
 
 def spread_of(deployment: ResolvedDeployment, steps: StepTable, accountant: Accountant) -> Spread:

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from conftest import ROOT
 
 from simulator.cli import cli
-from simulator.scenario.shipped import example_names
+from simulator.scenario.shipped import scenario_names
 
 SMALL = """\
 name: small
@@ -207,7 +207,7 @@ def test_check_shows_the_memory_arithmetic(small: str) -> None:
     assert document["traffic"]["requests"] == 40
 
 
-@pytest.mark.parametrize("name", example_names())
+@pytest.mark.parametrize("name", scenario_names())
 def test_every_example_is_right_and_fits(name: str) -> None:
     result = simulate("check", name, "--json")
     assert result.exit_code == 0, result.output

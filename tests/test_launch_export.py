@@ -26,7 +26,7 @@ from simulator.resolution.pools import resolve_pools
 from simulator.scenario import load_scenario
 from simulator.scenario.dump import dump_scenario
 from simulator.scenario.scenario import Scenario
-from simulator.scenario.shipped import example_names
+from simulator.scenario.shipped import scenario_names
 
 ENGINES = ("vllm", "sglang", "tensorrt-llm")
 CHAT = "chat-8b-h100"
@@ -228,7 +228,7 @@ def check(text: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("example", example_names())
+@pytest.mark.parametrize("example", scenario_names())
 def test_the_manifest_of_every_example_is_valid(example: str) -> None:
     scenario = load_scenario(str(ROOT / "examples" / f"{example}.yaml"))
     engine = None if scenario.engine.profile in ENGINES else "vllm"

@@ -24,7 +24,7 @@ from simulator.models.counting import weight_bytes_per_rank
 from simulator.resolution.pools import ResolvedPool, resolve_pools
 from simulator.scenario import load_scenario
 from simulator.scenario.scenario import Scenario
-from simulator.scenario.shipped import example_names
+from simulator.scenario.shipped import scenario_names
 
 ENGINES = ("vllm", "sglang", "tensorrt-llm")
 CHAT = load_scenario("chat-8b-h100")
@@ -489,7 +489,7 @@ def test_mistakes_in_manifests_are_one_sentence(old: str, new: str, said: str) -
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("example", example_names())
+@pytest.mark.parametrize("example", scenario_names())
 def test_every_example_comes_back_over_itself(example: str) -> None:
     """Devices, layout, formats and memory of every pool; engines without arguments as vLLM's."""
     before = load_scenario(str(ROOT / "examples" / f"{example}.yaml"))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from simulator.scenario import Scenario, dump_scenario, load_scenario
 from simulator.scenario.fields import unwrap
-from simulator.scenario.shipped import example_names
+from simulator.scenario.shipped import scenario_names
 
 AWKWARD = [
     "1e3",
@@ -91,7 +91,7 @@ def test_round_trip(scenario: Scenario) -> None:
         assert load_scenario("-") == scenario
 
 
-@pytest.mark.parametrize("name", example_names())
+@pytest.mark.parametrize("name", scenario_names())
 def test_round_trip_of_the_examples(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scenario = load_scenario(name)
     text = dump_scenario(scenario)

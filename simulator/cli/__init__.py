@@ -8,6 +8,7 @@ from simulator import __version__
 from simulator.cli.break_even import break_even
 from simulator.cli.calibrate import calibrate
 from simulator.cli.compare import compare
+from simulator.cli.dashboard import dashboard
 from simulator.cli.describe import list_names
 from simulator.cli.explain import explain_command
 from simulator.cli.features import features
@@ -46,7 +47,7 @@ def version() -> None:
 
 for command in (
     run, check, init, schema, trace, list_names, features, compare, plan, sweep, load_command,
-    explain_command, break_even, export_files, import_files, calibrate, fit, validate,
+    dashboard, explain_command, break_even, export_files, import_files, calibrate, fit, validate,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -113,9 +113,9 @@ def _tables() -> Rows:
 
 
 def _scenarios() -> Rows:
-    from simulator.scenario.shipped import example_names, shipped, summary_line
+    from simulator.scenario.shipped import scenario_names, shipped, summary_line
 
-    return [{"name": name, "shows": summary_line(shipped()[name])} for name in example_names()]
+    return [{"name": name, "shows": summary_line(shipped()[name])} for name in scenario_names()]
 
 
 def _plans() -> Rows:

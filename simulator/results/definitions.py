@@ -474,6 +474,19 @@ WINDOW = (
 """How the window is cut, for reports."""
 
 
+def definition_of(key: str) -> Definition:
+    """What a figure means; ``latency.ttft_ms.p99`` is a statistic of ``latency.ttft_ms``.
+
+    Raises:
+        KeyError: a summary has no such figure.
+    """
+    above = key.rpartition(".")[0]
+    found = next((d for d in DEFINITIONS if d.key in (key, above)), None)
+    if found is None:
+        raise KeyError(key)
+    return found
+
+
 def value_at(summary: dict[str, Any], key: str) -> Any:
     """The value at a dotted key; None where the summary has no such key."""
     value: Any = summary

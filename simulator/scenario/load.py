@@ -45,6 +45,21 @@ def load_scenario(
     return load_with_places(source, overrides)[0]
 
 
+def parse_scenario(text: str, name: str = "scenario", overrides: Sequence[str] = ()) -> Scenario:
+    """As :func:`load_scenario`, from YAML.
+
+    Args:
+        text: what a scenario file would hold; paths in it start from the working directory.
+        name: what errors call it.
+        overrides: as ``load_scenario`` takes them.
+
+    Raises:
+        UserError: as ``load_scenario``.
+    """
+    document = _Reader().parse(text, Path(name), Path.cwd())
+    return _scenario(name, document, overrides)[0]
+
+
 def load_with_places(
     source: str | Path | Mapping[str, Any],
     overrides: str | Sequence[str] = (),
@@ -54,13 +69,20 @@ def load_with_places(
     it puts file and line before an error whose ``where`` is a key of the scenario. Paths in a
     mapping start from ``folder``; default: the working directory."""
     name, document = _read_document(source, folder or Path.cwd())
+    return _scenario(name, document, [overrides] if isinstance(overrides, str) else overrides)
+
+
+def _scenario(
+    name: str, document: Document, overrides: Sequence[str]
+) -> tuple[Scenario, Callable[[UserError], UserError]]:
+    """The scenario that the data stands for, and the function that says where values come from."""
     if "scenario" in document.data and "model" not in document.data:
         raise UserError(
             "is a plan, not a scenario",
             where=name,
             hint="`simulate plan` and `simulate sweep` take it",
         )
-    for override in [overrides] if isinstance(overrides, str) else overrides:
+    for override in overrides:
         document = apply_override(document, override)
     try:
         scenario = Scenario.model_validate(document.data)

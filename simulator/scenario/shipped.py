@@ -35,7 +35,7 @@ def _examples() -> tuple[tuple[str, bool], ...]:
     )
 
 
-def example_names() -> list[str]:
+def scenario_names() -> list[str]:
     """Names of the whole scenarios."""
     return [name for name, is_plan in _examples() if not is_plan]
 

@@ -1,0 +1,45 @@
+"""The frame of every page: the navigation above, the scenario in the sidebar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard import session, sidebar
+from simulator import UserError
+
+# File in ``views``, title and icon of every page, in the order of the navigation.
+PAGES = (
+    ("what_if", "What-if", ":material/tune:"),
+)  # fmt: skip
+
+# A file of ours: the browser would fetch an icon by name from the network.
+ICON = str(Path(__file__).with_name("icon.svg"))
+
+
+def main() -> None:
+    """Draws the app."""
+    st.set_page_config(page_title="servecast", page_icon=ICON, layout="wide")
+    pages = [
+        st.Page(
+            f"views/{file}.py", title=title, icon=icon, url_path=file.replace("_", "-"),
+            default=file == PAGES[0][0],
+        )
+        for file, title, icon in PAGES
+    ]  # fmt: skip
+    page = st.navigation(pages, position="top")
+    try:
+        session.choice()
+    except UserError as error:
+        st.error(str(error), icon=":material/error:")
+        if st.button("Start from the default scenario"):
+            st.query_params.clear()
+            st.rerun()
+        st.stop()
+    sidebar.draw()
+    st.query_params.from_dict(session.choice().to_query())
+    page.run()
+
+
+main()

@@ -1,0 +1,173 @@
+"""Work that outlives a run of the page: simulations, searches. Shared by all users of the server,
+keyed by what is asked for, so that equal questions are worked on once and answers are kept."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Condition, Lock
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
+
+from simulator import UserError
+
+T = TypeVar("T")
+
+WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
+
+MOST_KEPT = 128
+"""Answers; the ones that were looked at longest ago go first."""
+
+AT_ONCE = max(2, os.cpu_count() or 2)
+
+
+class Viewer:
+    """Somebody who waits for work: lives as long as the browser's session. Work that nobody waits
+    for any more ends."""
+
+
+class CancelledError(Exception):
+    """Nobody wants this work any more."""
+
+
+class Job(Generic[T]):
+    """A piece of work, as those who wait for it see it.
+
+    Attributes:
+        latest: the newest answer, which may be a first, coarse one; None: there is none yet.
+        state: ``waiting``, ``running``, ``done``, ``failed`` or ``cancelled``.
+        stage: what is being done, in words.
+        progress: share of the stage that is done, 0 to 1; None: unknown.
+        error: why it failed, if the question was wrong.
+        fault: the exception, if the program is.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.latest: T | None = None
+        self.state = WAITING
+        self.stage = ""
+        self.progress: float | None = None
+        self.error: UserError | None = None
+        self.fault: Exception | None = None
+        self.began_s = time.monotonic()
+        self.took_s: float | None = None
+        self.viewers: WeakSet[Viewer] = WeakSet()
+        self._changed = Condition()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.state in (DONE, FAILED, CANCELLED)
+
+    def wait(self, seconds: float) -> bool:
+        """Until it has ended, but no longer than that; whether it has."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.ended, seconds)
+
+    def leave(self, viewer: Viewer) -> None:
+        """This viewer waits for it no longer; the last one who leaves cancels it."""
+        self.viewers.discard(viewer)
+
+    def _end(self, state: str) -> None:
+        with self._changed:
+            self.took_s = time.monotonic() - self.began_s
+            self.state = state
+            self._changed.notify_all()
+
+
+class Report(Generic[T]):
+    """How work tells what it has. Every call ends work that nobody waits for any more."""
+
+    def __init__(self, job: Job[T]) -> None:
+        self._job = job
+
+    def alive(self) -> None:
+        """Raises CancelledError if nobody waits for the work."""
+        if not len(self._job.viewers):
+            raise CancelledError
+
+    def stage(self, words: str) -> None:
+        """What is being done now."""
+        self.alive()
+        self._job.stage, self._job.progress = words, None
+
+    def progress(self, done: float, total: float) -> None:
+        """How much of the stage is done."""
+        self.alive()
+        self._job.progress = min(1.0, done / total) if total > 0 else None
+
+    def give(self, answer: T) -> None:
+        """An answer that a better one will follow."""
+        self.alive()
+        self._job.latest = answer
+
+
+Work = Callable[[Report[T]], T]
+"""Gives the final answer; may raise UserError."""
+
+
+class Jobs:
+    """All work of this server."""
+
+    def __init__(self, at_once: int = AT_ONCE, most_kept: int = MOST_KEPT) -> None:
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="work")
+        self._jobs: OrderedDict[str, Job[Any]] = OrderedDict()
+        self._most = most_kept
+        self._lock = Lock()
+
+    def ask(self, key: str, work: Work[T], viewer: Viewer) -> Job[T]:
+        """The job for this question: the one that is there, or a new one.
+
+        Args:
+            key: equal for equal questions, and for no others.
+            work: gives the answer.
+            viewer: who waits for it.
+        """
+        with self._lock:
+            job: Job[T] | None = self._jobs.get(key)
+            if job is not None and job.state != CANCELLED and (job.viewers or job.ended):
+                job.viewers.add(viewer)
+                self._jobs.move_to_end(key)
+                return job
+            job = self._jobs[key] = Job(key)
+            self._jobs.move_to_end(key)
+            job.viewers.add(viewer)
+            self._forget()
+        self._pool.submit(_do, job, work)
+        return job
+
+    def again(self, key: str) -> None:
+        """Forgets a job that was cancelled or failed, so that it may be asked for once more."""
+        with self._lock:
+            if key in self._jobs and self._jobs[key].ended:
+                del self._jobs[key]
+
+    def _forget(self) -> None:
+        ended = [key for key, job in self._jobs.items() if job.ended]
+        for key in ended[: max(0, len(self._jobs) - self._most)]:
+            del self._jobs[key]
+
+
+def _do(job: Job[T], work: Work[T]) -> None:
+    report = Report(job)
+    try:
+        report.alive()
+        job.state = RUNNING
+        job.latest = work(report)
+    except CancelledError:
+        job._end(CANCELLED)
+    except UserError as error:
+        job.error = error
+        job._end(FAILED)
+    except Exception as fault:
+        job.fault = fault
+        job._end(FAILED)
+    else:
+        job._end(DONE)
+
+
+JOBS = Jobs()

@@ -1,0 +1,66 @@
+"""Draws what background work has found so far, and again when there is more."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+
+import streamlit as st
+
+from dashboard import session
+from dashboard.background import CANCELLED, FAILED, Job, T
+
+PATIENCE_S = 0.8
+"""So long a page waits before it shows a bar: most answers are there by then."""
+
+EVERY_S = 0.5
+
+
+def follow(
+    slot: str, job: Job[T], draw: Callable[[T], None], *, patience_s: float = PATIENCE_S
+) -> None:
+    """Draws the job's newest answer; while it runs, a bar with a button to cancel it above.
+
+    Args:
+        slot: see ``session.ask``.
+        job: the work.
+        draw: draws an answer, a first one or the last.
+        patience_s: how long to wait for the end before anything is drawn.
+    """
+    if job.latest is None:
+        job.wait(patience_s)
+    running = not job.ended and session.waits_for(job)
+
+    @st.fragment(run_every=EVERY_S if running else None)
+    def part() -> None:
+        if running and job.ended:
+            st.rerun()
+        _standing(slot, job)
+        if job.latest is not None:
+            draw(job.latest)
+
+    part()
+
+
+def _standing(slot: str, job: Job[T]) -> None:
+    if job.state == FAILED:
+        failed(job)
+    elif job.state == CANCELLED or not session.waits_for(job):
+        left, right = st.columns([5, 1], vertical_alignment="center")
+        kept = "" if job.latest is None else " What was found until then is below."
+        left.info(f"Cancelled.{kept}", icon=":material/block:")
+        right.button("Run again", key=f"again: {slot}", on_click=session.again, args=(slot,))
+    elif not job.ended:
+        left, right = st.columns([5, 1], vertical_alignment="center")
+        left.progress(job.progress or 0.0, text=job.stage.capitalize() or "Waiting for a free core")
+        right.button("Cancel", key=f"cancel: {slot}", on_click=session.cancel, args=(slot,))
+
+
+def failed(job: Job[T]) -> None:
+    """Why it failed: one sentence if the question was wrong, a report if the program is."""
+    if job.error is not None:
+        st.error(str(job.error), icon=":material/error:")
+    elif job.fault is not None:
+        st.error("This is a fault of the program, not yours. What it stumbled over is below.")
+        with st.expander("For a report"):
+            st.code("".join(traceback.format_exception(job.fault)), language=None)

@@ -1,0 +1,71 @@
+"""``dashboard``: the what-if app in a browser."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.resources import files
+from importlib.util import find_spec
+from urllib.parse import urlencode
+
+import click
+
+from simulator.cli.scenarios import loaded, set_option
+from simulator.errors import UserError
+
+LOOPBACK = "127.0.0.1"
+
+
+@click.command()
+@click.argument("file", metavar="[FILE]", required=False)
+@set_option
+@click.option(
+    "--host",
+    default=LOOPBACK,
+    metavar="ADDRESS",
+    help="Address to listen on.  [default: 127.0.0.1, this machine alone]",
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=8501, show_default=True)
+@click.option("--no-browser", is_flag=True, help="Open no browser.")
+def dashboard(
+    file: str | None, overrides: tuple[str, ...], host: str, port: int, no_browser: bool
+) -> None:
+    """Open the what-if dashboard.
+
+    FILE is the scenario to start with: a YAML file or the name of a shipped one. There are no
+    users and no passwords: whoever reaches the address may use the app.
+    """
+    if find_spec("streamlit") is None:
+        raise UserError(
+            "the dashboard needs Streamlit, which is not installed",
+            hint="pip install 'servecast[dashboard]'",
+        )
+    if overrides and file is None:
+        raise UserError("--set changes a scenario", hint="give its file or name as well")
+    if file is not None:
+        _start_with(file, overrides)
+    app = str(files("dashboard").joinpath("app.py"))
+    arguments = [
+        "run", app, "--server.address", host, "--server.port", str(port),
+        "--server.headless", "true" if no_browser else "false",
+    ]  # fmt: skip
+    if host in (LOOPBACK, "localhost", "::1"):
+        # A page elsewhere whose name is made to lead here gets no answer.
+        for name in ("localhost", LOOPBACK, "[::1]", "::1"):
+            arguments += ["--server.allowedHosts", name]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "streamlit", *arguments])
+
+
+def _start_with(file: str, overrides: tuple[str, ...]) -> None:
+    """Tells the app which scenario to show first; wrong ones are told here."""
+    from dashboard.choice import START, Choice
+    from simulator.scenario import dump_scenario
+    from simulator.scenario.shipped import scenario_names
+
+    with loaded(file, overrides):
+        choice = Choice(file, sets=overrides)
+    if file not in scenario_names():
+        with loaded(file, ()) as scenario:
+            choice = Choice(scenario.name, dump_scenario(scenario), overrides)
+    os.environ[START] = urlencode(choice.to_query(), doseq=True)
