@@ -3,7 +3,6 @@ keyed by what is asked for, so that equal questions are worked on once and answe
 
 from __future__ import annotations
 
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,7 +20,11 @@ WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "faile
 MOST_KEPT = 128
 """Answers; the ones that were looked at longest ago go first."""
 
-AT_ONCE = max(2, os.cpu_count() or 2)
+QUICK_AT_ONCE = 4
+"""Single simulations: more than there are cores, so that a short one never waits for long ones."""
+
+LONG_AT_ONCE = 1
+"""Searches, which have a process on every core: the others wait for their turn."""
 
 
 class Viewer:
@@ -113,19 +116,26 @@ Work = Callable[[Report[T]], T]
 class Jobs:
     """All work of this server."""
 
-    def __init__(self, at_once: int = AT_ONCE, most_kept: int = MOST_KEPT) -> None:
-        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="work")
+    def __init__(
+        self,
+        quick_at_once: int = QUICK_AT_ONCE,
+        long_at_once: int = LONG_AT_ONCE,
+        most_kept: int = MOST_KEPT,
+    ) -> None:
+        self._quick = ThreadPoolExecutor(quick_at_once, thread_name_prefix="quick")
+        self._long = ThreadPoolExecutor(long_at_once, thread_name_prefix="long")
         self._jobs: OrderedDict[str, Job[Any]] = OrderedDict()
         self._most = most_kept
         self._lock = Lock()
 
-    def ask(self, key: str, work: Work[T], viewer: Viewer) -> Job[T]:
+    def ask(self, key: str, work: Work[T], viewer: Viewer, *, long: bool = False) -> Job[T]:
         """The job for this question: the one that is there, or a new one.
 
         Args:
             key: equal for equal questions, and for no others.
             work: gives the answer.
             viewer: who waits for it.
+            long: many simulations on all cores, for which others wait.
         """
         with self._lock:
             job: Job[T] | None = self._jobs.get(key)
@@ -137,7 +147,7 @@ class Jobs:
             self._jobs.move_to_end(key)
             job.viewers.add(viewer)
             self._forget()
-        self._pool.submit(_do, job, work)
+        (self._long if long else self._quick).submit(_do, job, work)
         return job
 
     def again(self, key: str) -> None:

@@ -52,7 +52,7 @@ def _standing(slot: str, job: Job[T]) -> None:
         right.button("Run again", key=f"again: {slot}", on_click=session.again, args=(slot,))
     elif not job.ended:
         left, right = st.columns([5, 1], vertical_alignment="center")
-        left.progress(job.progress or 0.0, text=job.stage.capitalize() or "Waiting for a free core")
+        left.progress(job.progress or 0.0, text=job.stage.capitalize() or "Waiting for its turn")
         right.button("Cancel", key=f"cancel: {slot}", on_click=session.cancel, args=(slot,))
 
 

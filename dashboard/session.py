@@ -38,13 +38,14 @@ def viewer() -> Viewer:
     return found
 
 
-def ask(slot: str, key: str, work: Work[T]) -> Job[T]:
+def ask(slot: str, key: str, work: Work[T], *, long: bool = False) -> Job[T]:
     """Has work done; what this session asked for in the same slot before is dropped.
 
     Args:
         slot: what it is for on the page, such as ``load curve``.
         key: equal for equal questions, and for no others.
         work: gives the answer.
+        long: many simulations on all cores, for which others wait.
     """
     slots: dict[str, Job[object]] = st.session_state.setdefault(_SLOTS, {})
     name = f"{slot}: {key}"
@@ -53,7 +54,7 @@ def ask(slot: str, key: str, work: Work[T]) -> Job[T]:
         return before  # type: ignore[return-value]
     if before is not None:
         before.leave(viewer())
-    job = JOBS.ask(name, work, viewer())
+    job = JOBS.ask(name, work, viewer(), long=long)
     slots[slot] = job  # type: ignore[assignment]
     return job
 
