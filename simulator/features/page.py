@@ -24,7 +24,6 @@ _NOT_THERE = """\
 ## What is not there
 
 - Monitoring: a live emulator with Prometheus metrics, a Grafana dashboard and alerts.
-- A dashboard to change a scenario and watch.
 """
 
 
