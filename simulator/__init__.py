@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from simulator.results import Definition, Result, compare
     from simulator.results.definitions import definition_of, value_at
     from simulator.results.format import with_unit
+    from simulator.rooflines import roofline
     from simulator.scenario import Scenario, dump_scenario, load_scenario, parse_scenario
     from simulator.scenario.shipped import scenario_names
     from simulator.simulation import simulate
@@ -43,6 +44,7 @@ _HOME = {
     "load_scenario": "simulator.scenario",
     "parse_scenario": "simulator.scenario",
     "plan": "simulator.planner.api",
+    "roofline": "simulator.rooflines",
     "scenario_names": "simulator.scenario.shipped",
     "simulate": "simulator.simulation",
     "sweep": "simulator.planner.api",
@@ -66,6 +68,7 @@ __all__ = [
     "load_scenario",
     "parse_scenario",
     "plan",
+    "roofline",
     "scenario_names",
     "simulate",
     "sweep",

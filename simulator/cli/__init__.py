@@ -16,6 +16,7 @@ from simulator.cli.fit import fit
 from simulator.cli.launch import export_files, import_files
 from simulator.cli.load import load_command
 from simulator.cli.plan import plan
+from simulator.cli.roofline import roofline_command
 from simulator.cli.run import run
 from simulator.cli.safely import SafeGroup
 from simulator.cli.scenarios import check, init, schema
@@ -47,7 +48,8 @@ def version() -> None:
 
 for command in (
     run, check, init, schema, trace, list_names, features, compare, plan, sweep, load_command,
-    dashboard, explain_command, break_even, export_files, import_files, calibrate, fit, validate,
+    dashboard, explain_command, roofline_command, break_even, export_files, import_files,
+    calibrate, fit, validate,
 ):  # fmt: skip
     cli.add_command(command)
 

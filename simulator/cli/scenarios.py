@@ -148,18 +148,13 @@ def _deployment_rows(pool: ResolvedPool) -> list[list[str]]:
 def _turning_points(cost: StepCost, requests: Requests) -> dict[str, int | None] | None:
     """Sequences at which decoding turns compute-bound; None where the cost model has no single
     device's operators."""
-    from simulator.costs.balance import turning_batch
-    from simulator.costs.model import StepCostModel
+    from simulator.costs.balance import turning_points
 
-    if not isinstance(cost, StepCostModel):
+    context = requests.context_tokens
+    found = turning_points(cost, context)
+    if found is None:
         return None
-    context = float((requests.input_tokens + requests.output_tokens / 2).mean())
-    span = cost.local_span
-    return {
-        "context_tokens": round(context),
-        "products": turning_batch(cost.operators, context, span, products=True),
-        "whole_step": turning_batch(cost.operators, context, span),
-    }
+    return {"context_tokens": context, "products": found[0], "whole_step": found[1]}
 
 
 def _balance_rows(cost: StepCost, requests: Requests) -> list[list[str]]:

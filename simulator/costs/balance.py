@@ -6,10 +6,36 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from simulator.costs.context_steps import ContextCostModel
+from simulator.costs.lockstep import LockstepCostModel
+from simulator.costs.model import StepCostModel
 from simulator.costs.operators import Experts, Matmul, Operator, Shape
+from simulator.costs.protocol import StepCost
 
 MOST = 1 << 16
 """Sequences up to which it is looked for."""
+
+
+def turning_points(cost: StepCost, context: float) -> tuple[int | None, int | None] | None:
+    """``turning_batch`` of matrix products and of whole steps.
+
+    Args:
+        cost: of a replica, or of one of its stages.
+        context: see ``turning_batch``.
+
+    Returns:
+        None where no single device has operators that see every sequence's token, and only that:
+        pipelines as a whole, shared contexts, experts on the tokens of several ranks, drafts.
+    """
+    if not isinstance(cost, StepCostModel) or cost.tokens_per_sequence > 1:
+        return None
+    if isinstance(cost, ContextCostModel | LockstepCostModel):
+        return None
+    span = cost.local_span
+    return (
+        turning_batch(cost.operators, context, span, products=True),
+        turning_batch(cost.operators, context, span),
+    )
 
 
 def turning_batch(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,12 +19,7 @@ from simulator.costs.build import OperatorBuilder
 from simulator.costs.context import ContextExchange
 from simulator.costs.expert_ranks import RankExperts
 from simulator.costs.kernels import with_kernels
-from simulator.costs.operators import (
-    Experts,
-    Matmul,
-    Operator,
-    Shape,
-)
+from simulator.costs.operators import Demand, Experts, Matmul, Operator, Shape
 from simulator.costs.parts import CostParts
 from simulator.costs.protocol import Chunk, local_pairs
 from simulator.costs.recurrent import PromptScans, RecurrentScan, RecurrentUpdate
@@ -408,22 +403,32 @@ class StepCostModel:
             resource_s=resource_s,
         )
 
+    def demands(self, steps: StepTable) -> Iterator[tuple[Operator, Demand]]:
+        """Each operator with what it asks of one device in every row's average step."""
+        view = self._view(steps)
+        return ((op, op.demand(view.of(op))) for op in self.operators)
+
+    @property
+    def tokens_per_sequence(self) -> int:
+        """Tokens that a decoding sequence computes in a step: its last one, and drafts."""
+        return 1 + self._drafts
+
+    def tokens_on_device(self, steps: StepTable) -> Floats:
+        """Tokens that pass the layers of one device in every row's step, padding included."""
+        return self._shape_of(steps).tokens
+
     def binding(self, steps: StepTable) -> dict[str, dict[str, float]]:
         """Seconds of each operator in all rows, by the resource that binds it there."""
-        view = self._view(steps)
-        demands = ((op.name, op.demand(view.of(op))) for op in self.operators)
+        demands = ((op.name, demand) for op, demand in self.demands(steps))
         return bound(demands, steps.steps.astype(np.float64))
 
     def residual_range(self, steps: StepTable) -> tuple[float, float]:
         """See ``Accountant.residual_range``."""
-        view = self._view(steps)
         k = steps.steps.astype(np.float64)
         ranges: dict[tuple[float, float], float] = {}
-        for op in self.operators:
+        for op, demand in self.demands(steps):
             known = self._efficiency.residual_range(op.efficiency) or UNMEASURED
-            ranges[known] = ranges.get(known, 0.0) + float(
-                (op.demand(view.of(op)).seconds * k).sum()
-            )
+            ranges[known] = ranges.get(known, 0.0) + float((demand.seconds * k).sum())
         total = max(float(steps.duration_s.sum()), 1e-30)
         low, high = (
             math.sqrt(sum((taken / total * known[side]) ** 2 for known, taken in ranges.items()))

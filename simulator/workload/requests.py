@@ -91,6 +91,11 @@ class Requests:
     def __len__(self) -> int:
         return len(self.arrival_s)
 
+    @property
+    def context_tokens(self) -> int:
+        """That a decoding sequence attends to halfway through its output, on average, rounded."""
+        return round(float((self.input_tokens + self.output_tokens / 2).mean()))
+
     def first(self, n: int) -> Requests:
         """The first ``n`` rows, or a few more where a request would be torn apart; they wait for
         none of the others."""

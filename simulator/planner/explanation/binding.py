@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.costs.balance import turning_batch
+from simulator.costs.balance import turning_points
 from simulator.costs.model import StepCostModel
 from simulator.results.fleet import Part, added
 from simulator.results.record import StepTable
@@ -155,11 +155,7 @@ def _balance(part: Part) -> Balance:
     ahead = steps.decode * (steps.steps - 1) / 2
     context = float(np.where(steps.decode > 0, (steps.context + ahead) * steps.steps, 0.0).sum())
     context /= decoded
-    if type(cost) is not StepCostModel:
+    found = turning_points(cost, context) if isinstance(cost, StepCostModel) else None
+    if found is None:
         return Balance(part.name, decoded / count, context, None, None, known=False)
-    span = cost.local_span
-    return Balance(
-        part.name, decoded / count, context,
-        turning_batch(cost.operators, context, span, products=True),
-        turning_batch(cost.operators, context, span), known=True,
-    )  # fmt: skip
+    return Balance(part.name, decoded / count, context, *found, known=True)

@@ -1,0 +1,4 @@
+from simulator.rooflines.figures import BatchSweep, Roof, Roofline, RooflineStep, StepOperator
+from simulator.rooflines.find import roofline
+
+__all__ = ["BatchSweep", "Roof", "Roofline", "RooflineStep", "StepOperator", "roofline"]
