@@ -156,6 +156,14 @@ class Jobs:
             if key in self._jobs and self._jobs[key].ended:
                 del self._jobs[key]
 
+    def end(self) -> None:
+        """Cancels all work, for good: the server ends."""
+        with self._lock:
+            for job in self._jobs.values():
+                job.viewers.clear()
+        for pool in (self._quick, self._long):
+            pool.shutdown(wait=False, cancel_futures=True)
+
     def _forget(self) -> None:
         ended = [key for key, job in self._jobs.items() if job.ended]
         for key in ended[: max(0, len(self._jobs) - self._most)]:

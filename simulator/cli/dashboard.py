@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-from importlib.resources import files
 from importlib.util import find_spec
 from urllib.parse import urlencode
 
@@ -13,15 +11,13 @@ import click
 from simulator.cli.scenarios import loaded, set_option
 from simulator.errors import UserError
 
-LOOPBACK = "127.0.0.1"
-
 
 @click.command()
 @click.argument("file", metavar="[FILE]", required=False)
 @set_option
 @click.option(
     "--host",
-    default=LOOPBACK,
+    default="127.0.0.1",
     metavar="ADDRESS",
     help="Address to listen on.  [default: 127.0.0.1, this machine alone]",
 )
@@ -30,7 +26,7 @@ LOOPBACK = "127.0.0.1"
 def dashboard(
     file: str | None, overrides: tuple[str, ...], host: str, port: int, no_browser: bool
 ) -> None:
-    """Open the what-if dashboard.
+    """Open the what-if dashboard; Ctrl-C ends it.
 
     FILE is the scenario to start with: a YAML file or the name of a shipped one. There are no
     users and no passwords: whoever reaches the address may use the app.
@@ -44,17 +40,31 @@ def dashboard(
         raise UserError("--set changes a scenario", hint="give its file or name as well")
     if file is not None:
         _start_with(file, overrides)
-    app = str(files("dashboard").joinpath("app.py"))
-    arguments = [
-        "run", app, "--server.address", host, "--server.port", str(port),
-        "--server.headless", "true" if no_browser else "false",
-    ]  # fmt: skip
-    if host in (LOOPBACK, "localhost", "::1"):
-        # A page elsewhere whose name is made to lead here gets no answer.
-        for name in ("localhost", LOOPBACK, "[::1]", "::1"):
-            arguments += ["--server.allowedHosts", name]
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "streamlit", *arguments])
+    _serve(host, port, no_browser)
+
+
+def _serve(host: str, port: int, no_browser: bool) -> None:
+    from dashboard.server import LOOPBACK, address_of, listen, open_browser, serve
+
+    def ready() -> None:
+        click.echo(f"The dashboard is at {address}")
+        if not no_browser:
+            open_browser(address)
+
+    address = address_of(host, port)
+    with listen(host, port) as listening:
+        alone = host.lower() in LOOPBACK
+        if not alone:
+            click.echo(
+                f"Warning: everybody who reaches port {port} of {host} can use it; there are no"
+                " passwords.",
+                err=True,
+            )
+        hosts = frozenset({*LOOPBACK, "[::1]"}) if alone else None
+        try:
+            serve(listening, hosts=hosts, ready=ready)
+        except KeyboardInterrupt:  # how it is meant to end
+            click.echo()
 
 
 def _start_with(file: str, overrides: tuple[str, ...]) -> None:

@@ -1,0 +1,167 @@
+"""Serves the app, in this process: on a socket that is bound first, so that what is wrong with the
+address is told in a sentence, and to nobody but pages of its own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import webbrowser
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from simulator import UserError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+"""Hosts that nobody but this machine reaches."""
+
+PORTS_TRIED = 20
+"""So many that follow are looked at for a free one."""
+
+LAST_WORDS_S = 2
+"""So long open pages have to hear that the server ends."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        UserError: there is no such address, it is no address of this machine, or it is taken.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError):
+        raise UserError(
+            f"there is no address '{host}'", where="--host",
+            hint="127.0.0.1 is this machine alone, 0.0.0.0 every address of it",
+        ) from None  # fmt: skip
+    family, kind, protocol, _, address = sorted(found, key=lambda one: one[0] != socket.AF_INET)[0]
+    try:
+        return _bound(family, kind, protocol, address)
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise UserError(f"'{host}' is no address of this machine", where="--host") from None
+        if error.errno == errno.EACCES:
+            raise UserError(
+                f"port {port} is not open to this user", where="--port", hint="1024 and above are"
+            ) from None
+        if error.errno != errno.EADDRINUSE:
+            raise UserError(f"cannot listen on {host}: {error.strerror}", where="--host") from None
+    for other in range(port + 1, min(port + 1 + PORTS_TRIED, 65536)):
+        try:
+            _bound(family, kind, protocol, (address[0], other, *address[2:])).close()
+        except OSError:
+            continue
+        raise UserError(
+            f"port {port} is taken", where="--port", hint=f"{other} is free: --port {other}"
+        )
+    raise UserError(f"port {port} is taken, and so are those after it", where="--port")
+
+
+def _bound(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:
+    made = socket.socket(family, kind, protocol)
+    try:
+        if os.name != "nt":  # there it would take the port away from whoever has it
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+        made.listen(128)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def address_of(host: str, port: int) -> str:
+    """What to write into a browser on this machine."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}"
+
+
+def serve(
+    listening: socket.socket, *, hosts: frozenset[str] | None, ready: Callable[[], None]
+) -> None:
+    """Serves the app until Ctrl-C, which is raised once open pages and running work have ended.
+
+    Args:
+        listening: see ``listen``.
+        hosts: names under which a browser may reach it; None: any.
+        ready: called once, when it answers.
+    """
+    import uvicorn
+    from starlette.middleware import Middleware
+    from streamlit.starlette import App
+
+    from dashboard.background import JOBS
+
+    @asynccontextmanager
+    async def lifespan(_: App) -> AsyncIterator[None]:
+        ready()
+        try:
+            yield None
+        finally:
+            JOBS.end()
+
+    app = App(
+        Path(__file__).with_name("app.py"),
+        lifespan=lifespan,
+        middleware=[Middleware(OwnPagesOnly, hosts=hosts)],
+    )
+    uvicorn.Server(
+        uvicorn.Config(
+            app, log_config=None, access_log=False, server_header=False, lifespan="on",
+            timeout_graceful_shutdown=LAST_WORDS_S,
+        )
+    ).run(sockets=[listening])  # fmt: skip
+
+
+def open_browser(address: str) -> None:
+    """Opens a page there, on a desktop; never a browser in the terminal."""
+    desktop = os.name == "nt" or os.uname().sysname == "Darwin"
+    if desktop or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+
+class OwnPagesOnly:
+    """Refuses requests under a name that is not the server's (a name elsewhere that was made to
+    lead here) and from pages of another origin. What passes is of the same origin, so that
+    Streamlit never asks the network what this machine's address is.
+
+    Args:
+        app: what answers the others.
+        hosts: names without port, in lower case; None: any.
+    """
+
+    def __init__(self, app: Any, hosts: frozenset[str] | None) -> None:
+        self._app = app
+        self._hosts = hosts
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """As ASGI wants it."""
+        if scope["type"] in ("http", "websocket") and not self._may(scope["headers"]):
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})  # told as 403
+                return
+            told = [(b"content-type", b"text/plain")]
+            await send({"type": "http.response.start", "status": 403, "headers": told})
+            await send({"type": "http.response.body", "body": b"Not from this host or page.\n"})
+            return
+        await self._app(scope, receive, send)
+
+    def _may(self, headers: list[tuple[bytes, bytes]]) -> bool:
+        host, origin = (
+            [value.decode("latin-1").lower() for name, value in headers if name == wanted]
+            for wanted in (b"host", b"origin")
+        )
+        if len(host) != 1 or len(origin) > 1:
+            return False
+        if origin and origin[0] not in (f"http://{host[0]}", f"https://{host[0]}"):
+            return False
+        return self._hosts is None or _without_port(host[0]) in self._hosts
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdigit() else host
