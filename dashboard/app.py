@@ -12,6 +12,7 @@ from simulator import UserError
 # File in ``views``, title and icon of every page, in the order of the navigation.
 PAGES = (
     ("what_if", "What-if", ":material/tune:"),
+    ("roofline", "Roofline", ":material/roofing:"),
 )  # fmt: skip
 
 # A file of ours: the browser would fetch an icon by name from the network.

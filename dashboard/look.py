@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import plotly.graph_objects as go
@@ -68,3 +69,8 @@ def told(summary: dict[str, Any], key: str) -> str:
         key: where the metric stands, ``latency.ttft_ms.p99``.
     """
     return with_unit(value_at(summary, key), definition_of(key).unit)
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>$:~-])", r"\\\1", text)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from simulator.results import Definition, Result, compare
     from simulator.results.definitions import definition_of, value_at
     from simulator.results.format import with_unit
-    from simulator.rooflines import roofline
+    from simulator.rooflines import Roofline, RooflineStep, StepOperator, roofline
     from simulator.scenario import Scenario, dump_scenario, load_scenario, parse_scenario
     from simulator.scenario.shipped import scenario_names
     from simulator.simulation import simulate
@@ -32,7 +32,10 @@ __version__ = "0.1.0"
 _HOME = {
     "Definition": "simulator.results",
     "Result": "simulator.results",
+    "Roofline": "simulator.rooflines",
+    "RooflineStep": "simulator.rooflines",
     "Scenario": "simulator.scenario",
+    "StepOperator": "simulator.rooflines",
     "UserError": "simulator.errors",
     "compare": "simulator.results",
     "definition_of": "simulator.results.definitions",
@@ -55,7 +58,10 @@ _HOME = {
 __all__ = [
     "Definition",
     "Result",
+    "Roofline",
+    "RooflineStep",
     "Scenario",
+    "StepOperator",
     "UserError",
     "__version__",
     "compare",
