@@ -16,37 +16,70 @@ if TYPE_CHECKING:
     from simulator.engines import load_engine
     from simulator.errors import UserError
     from simulator.hardware import load_hardware
+    from simulator.launch import launch_files
     from simulator.models import load_model
-    from simulator.planner.api import plan, sweep
-    from simulator.planner.document import load_plan
+    from simulator.planner.api import deployment_scenario, describe_plan, plan, sweep
+    from simulator.planner.document import load_plan, parse_plan
+    from simulator.planner.pareto import on_front
+    from simulator.planner.report.charts import plan_data
+    from simulator.planner.report.plan_page import plan_page
+    from simulator.planner.report.told import (
+        AskedWords,
+        PlanWords,
+        asked_words,
+        figure_text,
+        figure_title,
+        plan_table,
+        plan_words,
+    )
+    from simulator.planner.written import dump_plan, plan_choices, plan_document
     from simulator.results import Definition, Result, compare
     from simulator.results.definitions import definition_of, value_at
-    from simulator.results.format import with_unit
+    from simulator.results.format import duration, with_unit
     from simulator.rooflines import Roofline, RooflineStep, StepOperator, roofline
     from simulator.scenario import Scenario, dump_scenario, load_scenario, parse_scenario
-    from simulator.scenario.shipped import scenario_names
+    from simulator.scenario.shipped import plan_names, scenario_names
     from simulator.simulation import simulate
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "AskedWords": "simulator.planner.report.told",
     "Definition": "simulator.results",
+    "PlanWords": "simulator.planner.report.told",
     "Result": "simulator.results",
     "Roofline": "simulator.rooflines",
     "RooflineStep": "simulator.rooflines",
     "Scenario": "simulator.scenario",
     "StepOperator": "simulator.rooflines",
     "UserError": "simulator.errors",
+    "asked_words": "simulator.planner.report.told",
     "compare": "simulator.results",
     "definition_of": "simulator.results.definitions",
+    "deployment_scenario": "simulator.planner.api",
+    "describe_plan": "simulator.planner.api",
+    "dump_plan": "simulator.planner.written",
     "dump_scenario": "simulator.scenario",
+    "duration": "simulator.results.format",
+    "figure_text": "simulator.planner.report.told",
+    "figure_title": "simulator.planner.report.told",
+    "launch_files": "simulator.launch",
     "load_engine": "simulator.engines",
     "load_hardware": "simulator.hardware",
     "load_model": "simulator.models",
     "load_plan": "simulator.planner.document",
     "load_scenario": "simulator.scenario",
+    "on_front": "simulator.planner.pareto",
+    "parse_plan": "simulator.planner.document",
     "parse_scenario": "simulator.scenario",
     "plan": "simulator.planner.api",
+    "plan_choices": "simulator.planner.written",
+    "plan_data": "simulator.planner.report.charts",
+    "plan_document": "simulator.planner.written",
+    "plan_names": "simulator.scenario.shipped",
+    "plan_page": "simulator.planner.report.plan_page",
+    "plan_table": "simulator.planner.report.told",
+    "plan_words": "simulator.planner.report.told",
     "roofline": "simulator.rooflines",
     "scenario_names": "simulator.scenario.shipped",
     "simulate": "simulator.simulation",
@@ -56,7 +89,9 @@ _HOME = {
 }
 
 __all__ = [
+    "AskedWords",
     "Definition",
+    "PlanWords",
     "Result",
     "Roofline",
     "RooflineStep",
@@ -64,16 +99,33 @@ __all__ = [
     "StepOperator",
     "UserError",
     "__version__",
+    "asked_words",
     "compare",
     "definition_of",
+    "deployment_scenario",
+    "describe_plan",
+    "dump_plan",
     "dump_scenario",
+    "duration",
+    "figure_text",
+    "figure_title",
+    "launch_files",
     "load_engine",
     "load_hardware",
     "load_model",
     "load_plan",
     "load_scenario",
+    "on_front",
+    "parse_plan",
     "parse_scenario",
     "plan",
+    "plan_choices",
+    "plan_data",
+    "plan_document",
+    "plan_names",
+    "plan_page",
+    "plan_table",
+    "plan_words",
     "roofline",
     "scenario_names",
     "simulate",

@@ -23,7 +23,7 @@ from simulator.scenario.document import anchor_paths
 from simulator.scenario.hardware import Hardware
 from simulator.scenario.load import MAPPING, load_with_places, resolve_reference
 from simulator.scenario.precision import Precision
-from simulator.yamlio import Lines, load_yaml, validation_sentence
+from simulator.yamlio import Lines, load_yaml, parse_yaml, validation_sentence
 
 if TYPE_CHECKING:
     from simulator.workload.requests import Requests
@@ -215,7 +215,23 @@ def load_plan(source: str | Path) -> Asked:
         UserError: one sentence with file, line and key for whatever is wrong.
     """
     path = resolve_reference(str(source), Path())
-    data, lines = load_yaml(path)
+    return _asked(*load_yaml(path), path)
+
+
+def parse_plan(text: str, name: str = "plan") -> Asked:
+    """As :func:`load_plan`, from YAML.
+
+    Args:
+        text: what a plan file would hold; paths in it start from the working directory.
+        name: what errors call it.
+
+    Raises:
+        UserError: as ``load_plan``.
+    """
+    return _asked(*parse_yaml(text, Path(name)), Path(name))
+
+
+def _asked(data: dict[str, Any], lines: Lines, path: Path) -> Asked:
     if "scenario" not in data:
         if "model" in data or "include" in data:
             raise UserError(

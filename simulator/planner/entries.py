@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+from simulator.planner.constraints import Constraint
 from simulator.planner.document import Asked
 from simulator.planner.jobs.tasks import Summary
 from simulator.planner.judge import Missed, Rule
@@ -50,8 +52,9 @@ def label(trial: Trial) -> str:
     return f"{size.devices} × {hardware}, {rest}: {counts}"
 
 
-def trial_entry(trial: Trial, asked: Asked) -> dict[str, Any]:
-    """What it is, and what its runs said. A run that was ended early has no figures."""
+def trial_entry(trial: Trial, asked: Asked, limits: Sequence[Constraint]) -> dict[str, Any]:
+    """What it is, and what its runs said, the figures with limits included. A run that was ended
+    early has no figures."""
     verdict = trial.verdict
     assert verdict is not None
     last = trial.stress[-1]
@@ -65,7 +68,10 @@ def trial_entry(trial: Trial, asked: Asked) -> dict[str, Any]:
         "ended_early": next((o.hopeless for o in trial.stress if o.hopeless), ""),
         "worst": None if verdict.worst is None else _worst(verdict.worst),
         "objective": None if score is None else score * asked.plan.objective.sign,
-        "figures": {name: value_at(summary, name) for name in FIGURES},
+        "figures": {
+            **{limit.path: limit.value(summary) for limit in limits},
+            **{name: value_at(summary, name) for name in FIGURES},
+        },
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from simulator.errors import UserError
 from simulator.planner.constraints import Constraint
@@ -13,9 +13,18 @@ from simulator.planner.judge import limits_of
 from simulator.planner.outlook import Outlook, outlook, traffic_of
 from simulator.planner.space import kinds
 
+Looked = Callable[[int, int], object]
+"""Gets how many kinds of deployment were looked at, and of how many."""
 
-def outlooks(asked: Asked) -> tuple[list[Outlook], tuple[Constraint, ...]]:
+
+def outlooks(
+    asked: Asked, looked: Looked | None = None
+) -> tuple[list[Outlook], tuple[Constraint, ...]]:
     """Every kind of deployment with what is known before simulating, and what must hold.
+
+    Args:
+        asked: the plan.
+        looked: called after each kind, whose exception ends this.
 
     Raises:
         UserError: nothing must hold, a figure is asked for that no run will have, the space is
@@ -30,7 +39,11 @@ def outlooks(asked: Asked) -> tuple[list[Outlook], tuple[Constraint, ...]]:
     _check_classes(limits, asked)
     check_defined(asked, limits)
     traffic = traffic_of(asked)
-    found = [outlook(kind, asked, limits, traffic) for kind in kinds(asked)]
+    every, found = kinds(asked), []
+    for kind in every:
+        found.append(outlook(kind, asked, limits, traffic))
+        if looked is not None:
+            looked(len(found), len(every))
     if not found:
         raise UserError("is empty: its axes have no combination", where="space")
     if all(entry.problem for entry in found):

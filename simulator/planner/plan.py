@@ -16,7 +16,7 @@ from simulator.planner.finalist import Finalist
 from simulator.planner.jobs.estimate import mean_seconds
 from simulator.planner.jobs.work import Workplace
 from simulator.planner.outlook import Outlook, seeds_of
-from simulator.planner.outlooks import outlooks
+from simulator.planner.outlooks import Looked, outlooks
 from simulator.planner.provenance import provenance
 from simulator.planner.search import Found, Search, Trial, plain_task
 
@@ -27,13 +27,16 @@ PLAN_SCHEMA_VERSION = 1
 Told = Callable[[str], None]
 
 
-def plan(asked: Asked, work: Workplace, *, told: Told | None = None) -> dict[str, Any]:
+def plan(
+    asked: Asked, work: Workplace, *, told: Told | None = None, looked: Looked | None = None
+) -> dict[str, Any]:
     """Searches, and reports what was found.
 
     Args:
         asked: the plan.
         work: where simulations are done.
         told: gets a word on what is being done.
+        looked: how far the bounds are; see ``outlooks``.
 
     Returns:
         The report: plain data that JSON can hold. ``winner`` is null where nothing holds.
@@ -43,7 +46,7 @@ def plan(asked: Asked, work: Workplace, *, told: Told | None = None) -> dict[str
     """
     say = told or (lambda _: None)
     say("bounds")
-    known, limits = outlooks(asked)
+    known, limits = outlooks(asked, looked)
     say("searching")
     search = Search(asked, limits, known, work)
     found = search.run()
@@ -66,7 +69,7 @@ def plan(asked: Asked, work: Workplace, *, told: Told | None = None) -> dict[str
         "winner": finalists[0].document() if finalists else None,
         "runners_up": [finalist.document(finalists[0]) for finalist in finalists[1:]],
         "reasons": list(_reasons(asked, found, finalists, known)),
-        "trials": [trial_entry(trial, asked) for trial in sorted(found.trials, key=order)],
+        "trials": [trial_entry(trial, asked, limits) for trial in sorted(found.trials, key=order)],
         "provenance": provenance(
             (entry.kind.data for entry in known if not entry.problem),
             (asked.scenario.measurement.seed + number for number in range(asked.plan.seeds)),
@@ -80,7 +83,12 @@ def described(asked: Asked) -> dict[str, Any]:
     Raises:
         UserError: as ``outlooks``.
     """
-    known, limits = outlooks(asked)
+    return _described(asked, *outlooks(asked))
+
+
+def _described(
+    asked: Asked, known: Sequence[Outlook], limits: Sequence[Constraint]
+) -> dict[str, Any]:
     return {
         "name": asked.plan.name,
         "description": asked.plan.description,
@@ -95,7 +103,16 @@ def dry_run(asked: Asked, workers: int) -> dict[str, Any]:
     The number of simulations is a guess: two for each kind that bounds leave, and those of the
     finalists.
     """
-    known, _ = outlooks(asked)
+    return _dry_run(asked, outlooks(asked)[0], workers)
+
+
+def sized_up(asked: Asked, workers: int, looked: Looked | None = None) -> dict[str, Any]:
+    """``described`` and ``dry_run`` in one, with the bounds worked out once."""
+    known, limits = outlooks(asked, looked)
+    return _described(asked, known, limits) | _dry_run(asked, known, workers)
+
+
+def _dry_run(asked: Asked, known: Sequence[Outlook], workers: int) -> dict[str, Any]:
     left = [entry for entry in known if any(not size.ruled_out for size in entry.sizes)]
     finalists = min(asked.plan.runners_up + 1, len(left))
     sample = [plain_task(asked, Trial(entry.kind, entry.sizes[-1]), 0) for entry in left[:1]]
@@ -118,7 +135,10 @@ def _asked(asked: Asked, limits: Sequence[Constraint]) -> dict[str, Any]:
     return {
         "model": scenario.model,
         "workload": scenario.workload.model_dump(mode="json"),
-        "constraints": [{"text": str(limit), "path": limit.path} for limit in limits],
+        "constraints": [
+            {"text": str(limit), "path": limit.path, "max": limit.max, "min": limit.min}
+            for limit in limits
+        ],
         "objective": {
             "metric": objective.metric,
             "path": objective.path,

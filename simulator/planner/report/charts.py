@@ -26,6 +26,12 @@ OTHERS = "others"
 
 _PRICE = "usd_per_hour"
 
+_DRAWN = (
+    "latency.ttft_ms.p99", "latency.tpot_ms.p99", "energy.joules_per_output_token",
+    "cost.usd_per_hour", "devices",
+)  # fmt: skip
+"""What is drawn against the price in any case, or is as good as the price."""
+
 _SHORT = {
     "throughput.output_tokens_per_s_per_user.p50": "Tokens/s for one user (median)",
     "throughput.output_tokens_per_s_per_device": "Output tokens/s of a device",
@@ -56,7 +62,12 @@ def plan_data(report: Report) -> Data:
     """Points and charts of a plan; what was ended early has no figures and is left out."""
     trials = [trial for trial in report["trials"] if not _broken(trial)]
     stressed = _stressed(report["asked"])
-    paths = [path for path in FIGURES if not (stressed and path.startswith("cost."))]
+    limits = [limit["path"] for limit in report["asked"]["constraints"]]
+    paths = [
+        path
+        for path in dict.fromkeys((*FIGURES, *limits))
+        if not (stressed and path.startswith("cost.")) and path != "devices"
+    ]
     figures = [_figure(_PRICE), _figure("devices"), *map(_figure, paths)]
     winner = report["winner"]["label"] if report["winner"] else None
     groups = _groups([trial["axes"]["hardware"] for trial in trials])
@@ -77,6 +88,8 @@ def plan_data(report: Report) -> Data:
         ("cost_ttft", cost, "latency.ttft_ms.p99"),
         ("cost_tpot", cost, "latency.tpot_ms.p99"),
         ("cost_energy", cost, "energy.joules_per_output_token"),
+        *((f"cost_limit_{place}", cost, path) for place, path in enumerate(dict.fromkeys(limits))
+          if path not in _DRAWN),
     ])  # fmt: skip
 
 
@@ -175,7 +188,7 @@ def _data(
     keys = [figures[place].key for place in kept]
     return {
         "figures": [
-            {"title": figures[place].title, "up": figures[place].up,
+            {"key": figures[place].key, "title": figures[place].title, "up": figures[place].up,
              "share": unit(figures[place].key) == "%"}
             for place in kept
         ],

@@ -72,12 +72,12 @@ def render_plan(report: Report, console: Console, files: Sequence[str]) -> None:
         lines(console, [*under("Costs", told), *under("Why", report["reasons"])])
         terms = bearing(asked)
         console.print("\nWith the traffic as it is:\n" if terms else "")
-        fitted(console, _deployments([winner, *report["runners_up"]], report), 1)
+        fitted(console, finalist_columns([winner, *report["runners_up"]], report), 1)
         console.print(f"\nThe first, with {terms}:\n" if terms else "")
-        fitted(console, _limits(winner), 0)
+        fitted(console, limit_columns(winner), 0)
     if winner is None and any(trial["worst"] for trial in report["trials"]):
         console.print()
-        fitted(console, _closest(report["trials"]), 0)
+        fitted(console, closest_columns(report["trials"]), 0)
     _files(console, files)
 
 
@@ -257,7 +257,8 @@ def difference(entry: Report) -> str:
 # --- tables --------------------------------------------------------------------------------------
 
 
-def _deployments(found: Sequence[Report], report: Report) -> list[Column]:
+def finalist_columns(found: Sequence[Report], report: Report) -> list[Column]:
+    """The winner and the runners-up, with the traffic as it is."""
     objective = report["asked"]["objective"]
     columns = [
         Column("", [str(place) for place in range(1, len(found) + 1)], left=True),
@@ -276,7 +277,8 @@ def _objective(entry: Report, path: str) -> str:
     return f"{amount(entry['objective']['mean'], path)}{f' ({to_best})' if to_best else ''}"
 
 
-def _limits(winner: Report) -> list[Column]:
+def limit_columns(winner: Report) -> list[Column]:
+    """What must hold, and how well it does."""
     limits = winner["limits"]
 
     def spread(limit: Report) -> str:
@@ -303,7 +305,8 @@ def _limits(winner: Report) -> list[Column]:
     return [column for column in columns if any(cell != NOTHING for cell in column.cells)]
 
 
-def _closest(trials: Sequence[Report]) -> list[Column]:
+def closest_columns(trials: Sequence[Report]) -> list[Column]:
+    """Those that miss the least, and what they miss."""
     judged = [trial for trial in trials if trial["worst"]]
     known = [trial for trial in judged if not trial["ended_early"]] or judged
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +22,9 @@ ATTEMPTS = 3
 
 AHEAD_S = 0.1
 """Work that waits in a worker's own queue, so that it never waits for the next task."""
+
+PULSE_S = 0.2
+"""How often somebody who may lose interest is asked."""
 
 
 def cores() -> int:
@@ -38,15 +42,21 @@ class LocalBackend:
 
     Args:
         workers: how many tasks are done at once; default: one a core.
+        pulse: called every ``PULSE_S`` while tasks are done, which may raise to end them at once.
+            All of them are then done in processes of their own: this one can neither be stopped
+            in the middle of a task, nor do anything else meanwhile.
 
     Raises:
         UserError: there is no worker.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(
+        self, workers: int | None = None, *, pulse: Callable[[], object] | None = None
+    ) -> None:
         if workers is not None and workers < 1:
             raise UserError("must be at least 1", where=f"workers {workers}")
         self.workers = cores() if workers is None else workers
+        self._pulse = pulse
         self._crew: list[Worker] = []
         self._answers: SimpleQueue[tuple[Worker, object]] = SimpleQueue()
         self._pace_s = 0.0
@@ -70,7 +80,8 @@ class LocalBackend:
         Raises:
             UserError: worker processes do not even begin.
         """
-        if self.workers == 1 or (len(tasks) == 1 and not self._crew):
+        alone = self.workers == 1 or (len(tasks) == 1 and not self._crew)
+        if alone and self._pulse is None:
             return self._here(tasks)
         return self._there(tasks)
 
@@ -88,7 +99,7 @@ class LocalBackend:
         try:
             while left:
                 self._hand_out(waiting)
-                worker, answer = self._answers.get()
+                worker, answer = self._next()
                 if worker not in self._crew:  # let go meanwhile
                     continue
                 outcome = self._outcome(worker, answer, waiting, deaths)
@@ -100,6 +111,14 @@ class LocalBackend:
             for worker in [worker for worker in self._crew if worker.tasks]:
                 self._crew.remove(worker)
                 worker.end()
+
+    def _next(self) -> tuple[Worker, object]:
+        """The next message of a worker."""
+        while self._pulse is not None:
+            self._pulse()
+            with suppress(Empty):
+                return self._answers.get(timeout=PULSE_S)
+        return self._answers.get()
 
     def _outcome(
         self, worker: Worker, answer: object, waiting: deque[Task], deaths: Counter[str]
