@@ -144,7 +144,9 @@ def _shrink(file: Path) -> None:
     from PIL import Image
 
     with Image.open(file) as picture:
-        small = picture.convert("RGB").quantize(192, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        small = picture.convert("RGB").quantize(
+            192, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
+        )
     small.save(file, optimize=True)
 
 
