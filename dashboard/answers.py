@@ -30,18 +30,17 @@ def run(choice: Choice) -> Work[Run]:
     """Simulates: the first requests of long traffic, then all of it, then intervals."""
 
     def work(report: Report[Run]) -> Run:
-        scenario = choice.scenario
-
         def told(done: int, total: int, _: float) -> None:
             report.progress(done, total)
 
-        report.stage("first requests")
-        first = simulator.simulate(
-            scenario, intervals=False, progress=told, at_most=PREVIEW_REQUESTS
-        )
-        report.give(Run(first.summary(), preview=True))
-        report.stage("all requests")
-        result = simulator.simulate(scenario, progress=told)
-        return Run(result.summary(), preview=False)
+        with choice.located() as scenario:
+            report.stage("first requests")
+            first = simulator.simulate(
+                scenario, intervals=False, progress=told, at_most=PREVIEW_REQUESTS
+            )
+            report.give(Run(first.summary(), preview=True))
+            report.stage("all requests")
+            result = simulator.simulate(scenario, progress=told)
+            return Run(result.summary(), preview=False)
 
     return work

@@ -31,15 +31,16 @@ def main() -> None:
     ]  # fmt: skip
     page = st.navigation(pages, position="top")
     try:
+        session.follow_address()
         session.choice()
     except UserError as error:
         st.error(str(error), icon=":material/error:")
         if st.button("Start from the default scenario"):
-            st.query_params.clear()
+            session.start_over()
             st.rerun()
         st.stop()
     sidebar.draw()
-    st.query_params.from_dict(session.choice().to_query())
+    session.write_address()
     page.run()
 
 

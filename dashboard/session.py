@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from urllib.parse import parse_qs
 
 import streamlit as st
 
 from dashboard.background import JOBS, Job, T, Viewer, Work
-from dashboard.choice import START, Choice
+from dashboard.choice import SCENARIO, SET, START, YAML, Choice
+from dashboard.uploads import Uploads
 
-_CHOICE, _VIEWER, _SLOTS = "_choice", "_viewer", "_slots"
+_CHOICE, _BASELINE, _WRITTEN = "_choice", "_baseline", "_written"
+_VIEWER, _SLOTS, _UPLOADS = "_viewer", "_slots", "_uploads"
+
+BASELINE = "baseline_"
+"""Before the names of the baseline's parameters in the address."""
+
+_OURS = tuple(prefix + name for prefix in ("", BASELINE) for name in (SCENARIO, SET, YAML))
+
+Query = dict[str, str | list[str]]
 
 
 def choice() -> Choice:
@@ -20,9 +30,7 @@ def choice() -> Choice:
         UserError: the address is damaged.
     """
     if _CHOICE not in st.session_state:
-        query = {key: st.query_params.get_all(key) for key in st.query_params}
-        query = query or parse_qs(os.environ.get(START, ""))
-        st.session_state[_CHOICE] = Choice.from_query(query)
+        _take(_address() or parse_qs(os.environ.get(START, "")))
     found: Choice = st.session_state[_CHOICE]
     return found
 
@@ -30,6 +38,71 @@ def choice() -> Choice:
 def choose(new: Choice) -> None:
     """Takes another scenario."""
     st.session_state[_CHOICE] = new
+
+
+def baseline() -> Choice | None:
+    """What this session compares with; None: nothing is pinned."""
+    found: Choice | None = st.session_state.get(_BASELINE)
+    return found
+
+
+def pin(new: Choice | None) -> None:
+    """Compares with this from now on; None: with nothing."""
+    st.session_state[_BASELINE] = new
+
+
+def uploads() -> Uploads:
+    """Files that the user of this session sent; scenarios may name them by their paths."""
+    if _UPLOADS not in st.session_state:
+        st.session_state[_UPLOADS] = Uploads()
+    found: Uploads = st.session_state[_UPLOADS]
+    return found
+
+
+def follow_address() -> None:
+    """Takes what the address says, if somebody else changed it: the user, or the way back.
+
+    Raises:
+        UserError: the address is damaged.
+    """
+    there = _address()
+    if _WRITTEN in st.session_state and there and there != st.session_state[_WRITTEN]:
+        st.session_state[_WRITTEN] = there
+        _take(there)
+
+
+def start_over() -> None:
+    """The default scenario and no baseline, whatever the address says."""
+    st.query_params.clear()
+    choose(Choice(uploads=uploads().folder))
+    pin(None)
+
+
+def write_address() -> None:
+    """Makes the address say what this session holds."""
+    query: Query = choice().to_query()
+    pinned = baseline()
+    if pinned is not None:
+        query |= pinned.to_query(BASELINE)
+    for name in _OURS:
+        if name in query:
+            st.query_params[name] = query[name]
+        elif name in st.query_params:
+            del st.query_params[name]
+    st.session_state[_WRITTEN] = _address()
+
+
+def _address() -> dict[str, list[str]]:
+    return {name: st.query_params.get_all(name) for name in _OURS if name in st.query_params}
+
+
+def _take(query: dict[str, list[str]]) -> None:
+    folder: Path = uploads().folder
+    choose(Choice.from_query(query, uploads=folder))
+    if any(name.startswith(BASELINE) for name in query):
+        pin(Choice.from_query(query, BASELINE, folder))
+    else:
+        pin(None)
 
 
 def viewer() -> Viewer:

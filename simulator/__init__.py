@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from simulator.rooflines import Roofline, RooflineStep, StepOperator, roofline
     from simulator.scenario import Scenario, dump_scenario, load_scenario, parse_scenario
     from simulator.scenario.shipped import plan_names, scenario_names
+    from simulator.scenario.confined import scenario_files
+    from simulator.scenario.load import load_with_places, parse_with_places
+    from simulator.scenario.settable import Setting, scenario_field
+    from simulator.scenario.shipped import scenario_names
     from simulator.simulation import simulate
 
 __version__ = "0.1.0"
@@ -52,6 +56,7 @@ _HOME = {
     "RooflineStep": "simulator.rooflines",
     "Scenario": "simulator.scenario",
     "StepOperator": "simulator.rooflines",
+    "Setting": "simulator.scenario.settable",
     "UserError": "simulator.errors",
     "asked_words": "simulator.planner.report.told",
     "compare": "simulator.results",
@@ -71,7 +76,9 @@ _HOME = {
     "load_scenario": "simulator.scenario",
     "on_front": "simulator.planner.pareto",
     "parse_plan": "simulator.planner.document",
+    "load_with_places": "simulator.scenario.load",
     "parse_scenario": "simulator.scenario",
+    "parse_with_places": "simulator.scenario.load",
     "plan": "simulator.planner.api",
     "plan_choices": "simulator.planner.written",
     "plan_data": "simulator.planner.report.charts",
@@ -81,6 +88,8 @@ _HOME = {
     "plan_table": "simulator.planner.report.told",
     "plan_words": "simulator.planner.report.told",
     "roofline": "simulator.rooflines",
+    "scenario_field": "simulator.scenario.settable",
+    "scenario_files": "simulator.scenario.confined",
     "scenario_names": "simulator.scenario.shipped",
     "simulate": "simulator.simulation",
     "sweep": "simulator.planner.api",
@@ -97,6 +106,7 @@ __all__ = [
     "RooflineStep",
     "Scenario",
     "StepOperator",
+    "Setting",
     "UserError",
     "__version__",
     "asked_words",
@@ -117,7 +127,9 @@ __all__ = [
     "load_scenario",
     "on_front",
     "parse_plan",
+    "load_with_places",
     "parse_scenario",
+    "parse_with_places",
     "plan",
     "plan_choices",
     "plan_data",
@@ -127,6 +139,8 @@ __all__ = [
     "plan_table",
     "plan_words",
     "roofline",
+    "scenario_field",
+    "scenario_files",
     "scenario_names",
     "simulate",
     "sweep",

@@ -69,13 +69,18 @@ def _serve(host: str, port: int, no_browser: bool) -> None:
 
 def _start_with(file: str, overrides: tuple[str, ...]) -> None:
     """Tells the app which scenario to show first; wrong ones are told here."""
-    from dashboard.choice import START, Choice
+    from dashboard.choice import FILES, START, Choice
     from simulator.scenario import dump_scenario
+    from simulator.scenario.confined import scenario_files
     from simulator.scenario.shipped import scenario_names
 
-    with loaded(file, overrides):
+    with loaded(file, overrides) as scenario:
         choice = Choice(file, sets=overrides)
+        named = scenario_files(scenario)
     if file not in scenario_names():
         with loaded(file, ()) as scenario:
-            choice = Choice(scenario.name, dump_scenario(scenario), overrides)
+            name = f"{scenario.name}.yaml" if file == "-" else os.path.basename(file)
+            choice = Choice(name, dump_scenario(scenario), overrides)
+            named += scenario_files(scenario)
+    os.environ[FILES] = os.pathsep.join(map(str, named))
     os.environ[START] = urlencode(choice.to_query(), doseq=True)

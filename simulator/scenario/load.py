@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from simulator.errors import ScenarioError, UnknownNameError, UserError
+from simulator.scenario.confined import check_files, check_within
 from simulator.scenario.document import (
     Document,
     KeyPath,
@@ -28,9 +29,15 @@ STDIN = "-"
 MAPPING = "scenario"
 MAX_INCLUDES = 100
 
+Located = Callable[[UserError], UserError]
+"""Puts file and line before an error whose ``where`` is a key of the scenario."""
+
 
 def load_scenario(
-    source: str | Path | Mapping[str, Any], overrides: str | Sequence[str] = ()
+    source: str | Path | Mapping[str, Any],
+    overrides: str | Sequence[str] = (),
+    *,
+    within: Sequence[Path] | None = None,
 ) -> Scenario:
     """Read and validate a scenario.
 
@@ -38,43 +45,66 @@ def load_scenario(
         source: a YAML file, the name of a shipped scenario, ``-`` for standard input, or what such
             a file holds as a mapping (paths in it start from the working directory).
         overrides: ``path.to.field=value``, or several, applied in order after everything else.
+        within: of a scenario that comes from somebody else, the files and folders that it may name
+            or include, beside what is shipped and what lies at or below the working directory;
+            None: any.
 
     Raises:
         UserError: one sentence with file, line and key for whatever is wrong.
     """
-    return load_with_places(source, overrides)[0]
+    return load_with_places(source, overrides, within=within)[0]
 
 
-def parse_scenario(text: str, name: str = "scenario", overrides: Sequence[str] = ()) -> Scenario:
+def parse_scenario(
+    text: str,
+    name: str = "scenario",
+    overrides: Sequence[str] = (),
+    *,
+    within: Sequence[Path] | None = None,
+) -> Scenario:
     """As :func:`load_scenario`, from YAML.
 
     Args:
         text: what a scenario file would hold; paths in it start from the working directory.
         name: what errors call it.
-        overrides: as ``load_scenario`` takes them.
+        overrides, within: as ``load_scenario`` takes them.
 
     Raises:
         UserError: as ``load_scenario``.
     """
-    document = _Reader().parse(text, Path(name), Path.cwd())
-    return _scenario(name, document, overrides)[0]
+    return parse_with_places(text, name, overrides, within=within)[0]
 
 
 def load_with_places(
     source: str | Path | Mapping[str, Any],
     overrides: str | Sequence[str] = (),
     folder: Path | None = None,
-) -> tuple[Scenario, Callable[[UserError], UserError]]:
+    *,
+    within: Sequence[Path] | None = None,
+) -> tuple[Scenario, Located]:
     """As :func:`load_scenario`, with a function that tells where errors found later come from:
     it puts file and line before an error whose ``where`` is a key of the scenario. Paths in a
     mapping start from ``folder``; default: the working directory."""
-    name, document = _read_document(source, folder or Path.cwd())
-    return _scenario(name, document, [overrides] if isinstance(overrides, str) else overrides)
+    name, document = _read_document(source, folder or Path.cwd(), within)
+    listed = [overrides] if isinstance(overrides, str) else overrides
+    return _scenario(name, document, listed, within)
+
+
+def parse_with_places(
+    text: str,
+    name: str = "scenario",
+    overrides: Sequence[str] = (),
+    *,
+    within: Sequence[Path] | None = None,
+) -> tuple[Scenario, Located]:
+    """As :func:`parse_scenario`, with the function that ``load_with_places`` gives."""
+    document = _Reader(within).parse(text, Path(name), Path.cwd())
+    return _scenario(name, document, overrides, within)
 
 
 def _scenario(
-    name: str, document: Document, overrides: Sequence[str]
-) -> tuple[Scenario, Callable[[UserError], UserError]]:
+    name: str, document: Document, overrides: Sequence[str], within: Sequence[Path] | None
+) -> tuple[Scenario, Located]:
     """The scenario that the data stands for, and the function that says where values come from."""
     if "scenario" in document.data and "model" not in document.data:
         raise UserError(
@@ -96,12 +126,19 @@ def _scenario(
         line = place if isinstance(place, str) else f"{name}:{place}"
         return type(error)(error.what, where=f"{line}: {error.where}", hint=error.hint)
 
+    if within is not None:
+        try:
+            check_files(scenario, within)
+        except UserError as error:
+            raise located(error) from None
     return scenario, located
 
 
-def _read_document(source: str | Path | Mapping[str, Any], folder: Path) -> tuple[str, Document]:
+def _read_document(
+    source: str | Path | Mapping[str, Any], folder: Path, within: Sequence[Path] | None
+) -> tuple[str, Document]:
     """The data of a scenario with everything it includes, and how errors name its file."""
-    reader = _Reader()
+    reader = _Reader(within)
     if isinstance(source, Mapping):
         return MAPPING, reader.take(source, folder)
     if str(source) == STDIN:
@@ -137,9 +174,11 @@ def _standard_input() -> str:
 
 
 class _Reader:
-    """Reads a file and, beneath it, what it includes; knows which files it is inside of."""
+    """Reads a file and, beneath it, what it includes; knows which files it is inside of, and
+    refuses those outside of ``within``."""
 
-    def __init__(self) -> None:
+    def __init__(self, within: Sequence[Path] | None = None) -> None:
+        self._within = within
         self._inside: list[Path] = []
         self._read = 0
 
@@ -147,6 +186,8 @@ class _Reader:
         self._read += 1
         if self._read > MAX_INCLUDES:
             raise ScenarioError(f"more than {MAX_INCLUDES} files are included", where=where)
+        if self._within is not None:
+            check_within(path, self._within, f"{where}: include" if where else "")
         real = path.resolve()
         if real in self._inside:
             circle = " → ".join(p.name for p in [*self._inside[self._inside.index(real) :], real])
