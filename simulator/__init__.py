@@ -38,11 +38,10 @@ if TYPE_CHECKING:
     from simulator.results.format import duration, with_unit
     from simulator.rooflines import Roofline, RooflineStep, StepOperator, roofline
     from simulator.scenario import Scenario, dump_scenario, load_scenario, parse_scenario
-    from simulator.scenario.shipped import plan_names, scenario_names
     from simulator.scenario.confined import scenario_files
     from simulator.scenario.load import load_with_places, parse_with_places
     from simulator.scenario.settable import Setting, scenario_field
-    from simulator.scenario.shipped import scenario_names
+    from simulator.scenario.shipped import plan_names, scenario_names
     from simulator.simulation import simulate
 
 __version__ = "0.1.0"
@@ -105,8 +104,8 @@ __all__ = [
     "Roofline",
     "RooflineStep",
     "Scenario",
-    "StepOperator",
     "Setting",
+    "StepOperator",
     "UserError",
     "__version__",
     "asked_words",
@@ -125,9 +124,9 @@ __all__ = [
     "load_model",
     "load_plan",
     "load_scenario",
+    "load_with_places",
     "on_front",
     "parse_plan",
-    "load_with_places",
     "parse_scenario",
     "parse_with_places",
     "plan",
