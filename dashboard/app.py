@@ -6,12 +6,13 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import session, sidebar
+from dashboard import compared, session, sidebar
 from simulator import UserError
 
 # File in ``views``, title and icon of every page, in the order of the navigation.
 PAGES = (
     ("what_if", "What-if", ":material/tune:"),
+    ("compare", "Compare", ":material/compare_arrows:"),
     ("roofline", "Roofline", ":material/roofing:"),
 )  # fmt: skip
 
@@ -33,6 +34,7 @@ def main() -> None:
     try:
         session.follow_address()
         session.choice()
+        compared.entries()
     except UserError as error:
         st.error(str(error), icon=":material/error:")
         if st.button("Start from the default scenario"):
@@ -41,6 +43,7 @@ def main() -> None:
         st.stop()
     sidebar.draw()
     session.write_address()
+    compared.write_address()
     page.run()
 
 

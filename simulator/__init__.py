@@ -33,12 +33,13 @@ if TYPE_CHECKING:
         plan_words,
     )
     from simulator.planner.written import dump_plan, plan_choices, plan_document
-    from simulator.results import Definition, Result, compare
+    from simulator.results import Definition, Line, Result, compare, compare_all
     from simulator.results.definitions import definition_of, value_at
     from simulator.results.format import duration, with_unit
     from simulator.rooflines import Roofline, RooflineStep, StepOperator, roofline
     from simulator.scenario import Scenario, dump_scenario, load_scenario, parse_scenario
     from simulator.scenario.confined import scenario_files
+    from simulator.scenario.difference import Difference, scenario_differences
     from simulator.scenario.load import load_with_places, parse_with_places
     from simulator.scenario.settable import Setting, scenario_field
     from simulator.scenario.shipped import plan_names, scenario_names
@@ -49,16 +50,19 @@ __version__ = "0.1.0"
 _HOME = {
     "AskedWords": "simulator.planner.report.told",
     "Definition": "simulator.results",
+    "Difference": "simulator.scenario.difference",
+    "Line": "simulator.results",
     "PlanWords": "simulator.planner.report.told",
     "Result": "simulator.results",
     "Roofline": "simulator.rooflines",
     "RooflineStep": "simulator.rooflines",
     "Scenario": "simulator.scenario",
-    "StepOperator": "simulator.rooflines",
     "Setting": "simulator.scenario.settable",
+    "StepOperator": "simulator.rooflines",
     "UserError": "simulator.errors",
     "asked_words": "simulator.planner.report.told",
     "compare": "simulator.results",
+    "compare_all": "simulator.results",
     "definition_of": "simulator.results.definitions",
     "deployment_scenario": "simulator.planner.api",
     "describe_plan": "simulator.planner.api",
@@ -73,9 +77,9 @@ _HOME = {
     "load_model": "simulator.models",
     "load_plan": "simulator.planner.document",
     "load_scenario": "simulator.scenario",
+    "load_with_places": "simulator.scenario.load",
     "on_front": "simulator.planner.pareto",
     "parse_plan": "simulator.planner.document",
-    "load_with_places": "simulator.scenario.load",
     "parse_scenario": "simulator.scenario",
     "parse_with_places": "simulator.scenario.load",
     "plan": "simulator.planner.api",
@@ -87,6 +91,7 @@ _HOME = {
     "plan_table": "simulator.planner.report.told",
     "plan_words": "simulator.planner.report.told",
     "roofline": "simulator.rooflines",
+    "scenario_differences": "simulator.scenario.difference",
     "scenario_field": "simulator.scenario.settable",
     "scenario_files": "simulator.scenario.confined",
     "scenario_names": "simulator.scenario.shipped",
@@ -99,6 +104,8 @@ _HOME = {
 __all__ = [
     "AskedWords",
     "Definition",
+    "Difference",
+    "Line",
     "PlanWords",
     "Result",
     "Roofline",
@@ -110,6 +117,7 @@ __all__ = [
     "__version__",
     "asked_words",
     "compare",
+    "compare_all",
     "definition_of",
     "deployment_scenario",
     "describe_plan",
@@ -138,6 +146,7 @@ __all__ = [
     "plan_table",
     "plan_words",
     "roofline",
+    "scenario_differences",
     "scenario_field",
     "scenario_files",
     "scenario_names",

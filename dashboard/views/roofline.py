@@ -52,14 +52,14 @@ def page() -> None:
 def _work(choice: Choice, part: str | None, sizes: Sizes) -> Work[Roofline]:
     def work(report: Report[Roofline]) -> Roofline:
         report.stage("pricing operators")
-        scenario = choice.scenario
-        try:
-            return simulator.roofline(scenario, part=part, **sizes)
-        except UserError as error:
-            if error.where != "part":
-                raise
-            # Another scenario's, chosen before this one was.
-            return simulator.roofline(scenario, **sizes)
+        with choice.located() as scenario:
+            try:
+                return simulator.roofline(scenario, part=part, **sizes)
+            except UserError as error:
+                if error.where != "part":
+                    raise
+                # Another scenario's, chosen before this one was.
+                return simulator.roofline(scenario, **sizes)
 
     return work
 

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from simulator.cli.output import ProgressBar, console, echo_json
 from simulator.cli.scenarios import json_option, loaded, set_option
 from simulator.errors import UserError
-
-if TYPE_CHECKING:
-    from simulator.results import Row
-
-_SHOWN = ("mean", "p50", "p99")
-"""Statistics of a distribution that the table shows unless asked for all."""
 
 
 @click.command()
@@ -40,9 +34,10 @@ def compare(a: str, b: str, overrides: tuple[str, ...], everything: bool, as_jso
     if as_json:
         echo_json({"a": a, "b": b, "metrics": [row.as_dict() for row in rows]})
         return
+    from simulator.results.comparison import matters
     from simulator.results.terminal import render_comparison
 
-    shown = [row for row in rows if everything or _matters(row)]
+    shown = [row for row in rows if everything or matters(row.key, row.better)]
     render_comparison(shown, console(), (_label(a), _label(b)))
 
 
@@ -66,10 +61,3 @@ def _summary(reference: str, overrides: Sequence[str]) -> dict[str, Any]:
 def _label(reference: str) -> str:
     path = Path(reference)
     return path.stem if path.suffix in (".yaml", ".yml") else path.name or reference
-
-
-def _matters(row: Row) -> bool:
-    """Figures with a better direction, and of a distribution its middle and its tail."""
-    statistic = row.key.rpartition(".")[2]
-    of_distribution = row.key.startswith("latency.") or "per_user" in row.key
-    return bool(row.better) and (not of_distribution or statistic in _SHOWN)

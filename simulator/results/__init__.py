@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulator.results.comparison import Row, compare
+from simulator.results.comparison import Line, Row, compare, compare_all
 from simulator.results.definitions import DEFINITIONS, Definition
 from simulator.results.files import DEFAULT_FORMATS, FORMATS
 from simulator.results.integrity import check_integrity
@@ -14,10 +14,12 @@ __all__ = [
     "DEFINITIONS",
     "FORMATS",
     "Definition",
+    "Line",
     "Result",
     "Row",
     "RunRecord",
     "SavedResult",
     "check_integrity",
     "compare",
+    "compare_all",
 ]

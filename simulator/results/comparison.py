@@ -1,8 +1,8 @@
-"""Two runs side by side."""
+"""Runs side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,12 @@ class HasSummary(Protocol):
         """All metrics."""
         ...
 
+
+_SHOWN = ("mean", "p50", "p99")
+"""Statistics of a distribution that matter most."""
+
+_SAME, _SAME_SHARE = 0.005, 0.0005
+"""Values count as equal within half a percent, shares of 1 within half a tenth of a percent."""
 
 _ANSWERS = ("answers.", "latency.ttfat_ms")
 
@@ -49,6 +55,44 @@ class Row:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One metric of several runs.
+
+    Args:
+        key, metric, unit, better: see ``Row``.
+        values: of each run; None where undefined.
+        intervals: 80% intervals of the predictions; None where there are none.
+        differences: to the first run's value; None where either is undefined.
+        ratios: to the first run's value; None as well if that is zero.
+        best: places of the best value and of those that equal it within half a percent; empty where
+            neither direction is better, or where nobody differs from the others by more.
+    """
+
+    key: str
+    metric: str
+    unit: str
+    better: str
+    values: tuple[float | None, ...]
+    intervals: tuple[tuple[float, float] | None, ...]
+    differences: tuple[float | None, ...]
+    ratios: tuple[float | None, ...]
+    best: tuple[int, ...]
+
+    @property
+    def matters(self) -> bool:
+        """See ``matters``."""
+        return matters(self.key, self.better)
+
+
+def matters(key: str, better: str) -> bool:
+    """Whether a short table has a metric: those with a better direction, and of a distribution its
+    middle and its tail."""
+    statistic = key.rpartition(".")[2]
+    of_distribution = key.startswith("latency.") or "per_user" in key
+    return bool(better) and (not of_distribution or statistic in _SHOWN)
+
+
 def compare(a: HasSummary | dict[str, Any], b: HasSummary | dict[str, Any]) -> list[Row]:
     """All metrics of two runs that at least one of them has, in the order of the definitions; those
     about answers only where some are special.
@@ -56,31 +100,79 @@ def compare(a: HasSummary | dict[str, Any], b: HasSummary | dict[str, Any]) -> l
     Args:
         a, b: results, results loaded from files, or summaries.
     """
-    first = a if isinstance(a, dict) else a.summary()
-    second = b if isinstance(b, dict) else b.summary()
-    plain = not answers_line(first) and not answers_line(second)
+    summaries = [_summary(a), _summary(b)]
     return [
-        row
-        for definition in DEFINITIONS
-        if not (plain and definition.key.startswith(_ANSWERS))
-        for row in _rows(definition, first, second)
+        _row(key, definition, *(value_at(summary, key) for summary in summaries))
+        for key, definition in _metrics(summaries)
     ]
 
 
-def _rows(definition: Definition, a: dict[str, Any], b: dict[str, Any]) -> Iterator[Row]:
-    for statistic in definition.statistics or ("",):
-        key = f"{definition.key}.{statistic}" if statistic else definition.key
-        x, y = value_at(a, key), value_at(b, key)
-        if _is_number(x) or _is_number(y):
-            metric = f"{definition.label} {statistic}".strip()
-            yield _row(key, metric, definition, x, y)
+def compare_all(runs: Sequence[HasSummary | dict[str, Any]]) -> list[Line]:
+    """All metrics that at least one of several runs has, as ``compare`` has them of two.
+
+    Args:
+        runs: results, results loaded from files, or summaries.
+    """
+    summaries = [_summary(run) for run in runs]
+    return [_line(key, definition, summaries) for key, definition in _metrics(summaries)]
 
 
-def _row(key: str, metric: str, definition: Definition, x: Any, y: Any) -> Row:
+def _summary(run: HasSummary | dict[str, Any]) -> dict[str, Any]:
+    return run if isinstance(run, dict) else run.summary()
+
+
+def _metrics(summaries: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Definition]]:
+    """Keys that at least one of the runs has a number for."""
+    plain = not any(answers_line(summary) for summary in summaries)
+    for definition in DEFINITIONS:
+        if plain and definition.key.startswith(_ANSWERS):
+            continue
+        for statistic in definition.statistics or ("",):
+            key = f"{definition.key}.{statistic}" if statistic else definition.key
+            if any(_is_number(value_at(summary, key)) for summary in summaries):
+                yield key, definition
+
+
+def _line(key: str, definition: Definition, summaries: Sequence[dict[str, Any]]) -> Line:
+    rows = [_row(key, definition, value_at(summaries[0], key), value_at(summary, key))
+            for summary in summaries]  # fmt: skip
+    values = [row.b for row in rows]
+    intervals = [
+        ((summary.get("uncertainty") or {}).get("intervals") or {}).get(key)
+        for summary in summaries
+    ]
+    return Line(
+        key=key, metric=rows[0].metric, unit=definition.unit, better=definition.better,
+        values=tuple(values),
+        intervals=tuple(None if pair is None else (pair[0], pair[1]) for pair in intervals),
+        differences=tuple(row.difference for row in rows),
+        ratios=tuple(row.ratio for row in rows),
+        best=_best(values, definition),
+    )  # fmt: skip
+
+
+def _best(values: Sequence[float | None], definition: Definition) -> tuple[int, ...]:
+    known = [value for value in values if value is not None]
+    if not definition.better or len(known) < 2:
+        return ()
+    best = min(known) if definition.better == "lower" else max(known)
+    near = _SAME * abs(best)
+    if definition.unit == "%":
+        near = max(near, _SAME_SHARE)
+    found = tuple(
+        place
+        for place, value in enumerate(values)
+        if value is not None and abs(value - best) <= near
+    )
+    return () if len(found) == len(known) else found
+
+
+def _row(key: str, definition: Definition, x: Any, y: Any) -> Row:
     both = _is_number(x) and _is_number(y)
+    statistic = key.removeprefix(definition.key).removeprefix(".")
     return Row(
         key=key,
-        metric=metric,
+        metric=f"{definition.label} {statistic}".strip(),
         unit=definition.unit,
         a=x if _is_number(x) else None,
         b=y if _is_number(y) else None,
