@@ -130,14 +130,14 @@ def test_uploads_are_checked() -> None:
     app = open_app("compare")
 
     def send(name: str, data: bytes) -> list[str]:
-        app.file_uploader[0].upload(name, data)
+        next(box for box in app.file_uploader if box.label == "Scenario (YAML)").upload(name, data)
         finish(app.run())
         return errors(app)
 
     (wrong,) = send("own.yaml", b"modell: llama-3.1-8b\n")
     assert wrong.startswith("own.yaml:1: modell")
     assert send("own.yaml", b"\xff\xfe\x00") == ["own.yaml: is not UTF-8 text (byte 0)"]
-    assert send("own.yaml", b" \n") == ["own.yaml: is empty"]
+    assert send("own.yaml", b" \n") == ["own.yaml: the file is empty"]
     assert send("own.yaml", b"# \n" * 70_000) == ["own.yaml: holds more than 200 kB"]
     assert not names(app)
     text = simulator.dump_scenario(simulator.load_scenario("static-batching"))
