@@ -14,6 +14,7 @@ PAGES = (
     ("what_if", "What-if", ":material/tune:"),
     ("compare", "Compare", ":material/compare_arrows:"),
     ("roofline", "Roofline", ":material/roofing:"),
+    ("trace", "Trace", ":material/timeline:"),
 )  # fmt: skip
 
 # A file of ours: the browser would fetch an icon by name from the network.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import os
 import shlex
 import zlib
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from simulator import (
     Scenario,
@@ -118,6 +120,30 @@ class Choice:
         """The same with one value replaced, or its own again (None)."""
         rest = tuple(item for item in self.sets if item.partition("=")[0] != path)
         return replace(self, sets=rest if value is None else (*rest, f"{path}={value}"))
+
+    def with_workload(self, workload: Mapping[str, Any]) -> Choice:
+        """The same with other traffic, whatever was replaced in it before."""
+        return self._without("workload").with_set("workload", json.dumps(workload))
+
+    def with_lengths(self, lengths: Mapping[str, Any]) -> Choice:
+        """The same with other lengths of requests."""
+        return self._without("workload.lengths").with_set("workload.lengths", json.dumps(lengths))
+
+    def with_arrivals(self, arrivals: Mapping[str, Any]) -> Choice:
+        """The same with other arrivals, which say themselves when they end."""
+        rest = self
+        for path in ("workload.arrivals", "workload.requests", "workload.duration_s"):
+            rest = rest._without(path)
+        sized = rest.with_set("workload.requests", "null").with_set("workload.duration_s", "null")
+        return sized.with_set("workload.arrivals", json.dumps(arrivals))
+
+    def _without(self, path: str) -> Choice:
+        """The same without replaced values at and below a path."""
+        kept = [
+            item for item in self.sets
+            if not (item.partition("=")[0] + ".").startswith(path + ".")
+        ]  # fmt: skip
+        return replace(self, sets=tuple(kept))
 
     def value_set(self, path: str) -> str | None:
         """What replaces the value at ``path``; None: nothing does."""

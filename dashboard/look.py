@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -74,3 +76,52 @@ def told(summary: dict[str, Any], key: str) -> str:
 def plain(text: str) -> str:
     """Text that Markdown shows as it is."""
     return re.sub(r"([\\`*_{}\[\]()#+!|<>$:~-])", r"\\\1", text)
+
+
+def tiles(figures: Sequence[tuple[str, str, str]]) -> None:
+    """Figures in a row, and in more where they do not fit.
+
+    Args:
+        figures: label, value with its unit, and what it means (may be empty).
+    """
+    with st.container(horizontal=True, gap="medium"):
+        for label, value, meaning in figures:
+            st.metric(label, value, help=meaning or None, width="content")
+
+
+class Bars(Protocol):
+    """Values between edges, of which there is one more."""
+
+    @property
+    def edges(self) -> tuple[float, ...]:
+        """Where the intervals begin and end."""
+        ...
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """One for each interval."""
+        ...
+
+
+def time_unit(longest_s: float) -> tuple[float, str]:
+    """Seconds of the unit in which so long a time is best told, and its name."""
+    units = ((172_800.0, 86_400.0, "days"), (10_800.0, 3_600.0, "h"), (600.0, 60.0, "min"))
+    return next(((size, name) for least, size, name in units if longest_s >= least), (1.0, "s"))
+
+
+def log_axis(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis with round numbers at its ticks.
+
+    Args:
+        low, high: what it reaches from and to, both positive.
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if high / low < 200 else (1,)
+    sparse = [d for d in decades if len(decades) <= 6 or d % 2 == 0]
+    ticks = [f * 10.0**d for d in sparse for f in factors]
+    shown = [f"{tick:,.6g}" for tick in ticks]
+    margin = 0.02 * math.log10(high / low)
+    return {
+        "type": "log", "tickvals": ticks, "ticktext": shown,
+        "range": [math.log10(low) - margin, math.log10(high) + margin],
+    }  # fmt: skip

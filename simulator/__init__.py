@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from simulator.scenario.settable import Setting, scenario_field
     from simulator.scenario.shipped import plan_names, scenario_names
     from simulator.simulation import simulate
+    from simulator.workload import table_names, trace_names
+    from simulator.workload.describe_rates import is_rate_table
+    from simulator.workload.profile import TraceProfile, profile_trace
 
 __version__ = "0.1.0"
 
@@ -59,6 +62,7 @@ _HOME = {
     "Scenario": "simulator.scenario",
     "Setting": "simulator.scenario.settable",
     "StepOperator": "simulator.rooflines",
+    "TraceProfile": "simulator.workload.profile",
     "UserError": "simulator.errors",
     "asked_words": "simulator.planner.report.told",
     "compare": "simulator.results",
@@ -71,6 +75,7 @@ _HOME = {
     "duration": "simulator.results.format",
     "figure_text": "simulator.planner.report.told",
     "figure_title": "simulator.planner.report.told",
+    "is_rate_table": "simulator.workload.describe_rates",
     "launch_files": "simulator.launch",
     "load_engine": "simulator.engines",
     "load_hardware": "simulator.hardware",
@@ -90,6 +95,7 @@ _HOME = {
     "plan_page": "simulator.planner.report.plan_page",
     "plan_table": "simulator.planner.report.told",
     "plan_words": "simulator.planner.report.told",
+    "profile_trace": "simulator.workload.profile",
     "roofline": "simulator.rooflines",
     "scenario_differences": "simulator.scenario.difference",
     "scenario_field": "simulator.scenario.settable",
@@ -97,6 +103,8 @@ _HOME = {
     "scenario_names": "simulator.scenario.shipped",
     "simulate": "simulator.simulation",
     "sweep": "simulator.planner.api",
+    "table_names": "simulator.workload",
+    "trace_names": "simulator.workload",
     "value_at": "simulator.results.definitions",
     "with_unit": "simulator.results.format",
 }
@@ -113,6 +121,7 @@ __all__ = [
     "Scenario",
     "Setting",
     "StepOperator",
+    "TraceProfile",
     "UserError",
     "__version__",
     "asked_words",
@@ -126,6 +135,7 @@ __all__ = [
     "duration",
     "figure_text",
     "figure_title",
+    "is_rate_table",
     "launch_files",
     "load_engine",
     "load_hardware",
@@ -145,6 +155,7 @@ __all__ = [
     "plan_page",
     "plan_table",
     "plan_words",
+    "profile_trace",
     "roofline",
     "scenario_differences",
     "scenario_field",
@@ -152,6 +163,8 @@ __all__ = [
     "scenario_names",
     "simulate",
     "sweep",
+    "table_names",
+    "trace_names",
     "value_at",
     "with_unit",
 ]

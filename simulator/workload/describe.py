@@ -123,7 +123,11 @@ def describe_trace(
     Raises:
         UnknownNameError, TraceError: see ``traces.read_trace``.
     """
-    trace = read_trace(path_or_name, format, slice or TraceSlice(), base)
+    return described(read_trace(path_or_name, format, slice or TraceSlice(), base))
+
+
+def described(trace: Trace) -> TraceDescription:
+    """The same of a trace that was read."""
     counts = np.bincount(trace.class_id, minlength=len(trace.classes)).tolist()
     prefixes = trace.prefixes()
     return TraceDescription(

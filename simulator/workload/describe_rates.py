@@ -84,11 +84,15 @@ def describe_rates(name: str, base: Path | None = None) -> RatesDescription:
     Raises:
         UnknownNameError, TraceError: see ``rates.read_rates``.
     """
-    table = read_rates(name, base=base)
+    return describe_table(read_rates(name, base=base))
+
+
+def describe_table(table: RateTable) -> RatesDescription:
+    """The same of a table that was read."""
     amounts = table.rate_per_s * table.length_s
     total, peak = float(amounts.sum()), int(np.argmax(table.rate_per_s))
     return RatesDescription(
-        name=name,
+        name=table.name,
         intervals=len(amounts),
         span_s=table.end_s,
         requests=total,

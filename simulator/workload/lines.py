@@ -13,6 +13,8 @@ from simulator.errors import TraceError
 MAX_BYTES = 2_000_000_000
 MAX_LINE = 1 << 20
 _READ = 1 << 20
+_PACKED = {b"PAR1": "Parquet", b"\x28\xb5\x2f\xfd": "Zstandard", b"PK\x03\x04": "ZIP"}
+"""What is often taken for a trace, by its first bytes."""
 
 
 class LineBlock(NamedTuple):
@@ -31,8 +33,16 @@ def read_blocks(path: Path, shown: str) -> Iterator[LineBlock]:
     """
     try:
         with path.open("rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
+            start = raw.read(4)
             raw.seek(0)
+            zipped = start.startswith(b"\x1f\x8b")
+            packed = next((kind for magic, kind in _PACKED.items() if start == magic), None)
+            if packed is not None:
+                raise TraceError(
+                    f"is a file of {packed}",
+                    where=shown,
+                    hint="traces are CSV or JSON lines, as they are or gzipped",
+                )
             if zipped:
                 with gzip.open(raw) as unzipped:
                     yield from _blocks(cast(BinaryIO, unzipped), shown)
@@ -61,8 +71,11 @@ def _blocks(source: BinaryIO, shown: str) -> Iterator[LineBlock]:
             carry += chunk
             _check_length(len(carry), line, shown)
             continue
-        block = _decoded(carry + whole, line, shown)
-        carry = rest
+        text, carry = carry + whole, rest
+        if not text.strip():  # a gigabyte of line ends packs into a file of a megabyte
+            line += text.count(b"\n") + 1
+            continue
+        block = _decoded(text, line, shown)
         line += len(block)
         yield _without_blanks(block, line - len(block), shown)
     if carry:
