@@ -65,7 +65,7 @@ def entries() -> tuple[Entry, ...]:
     """Those of this session; at first those that the address asks for.
 
     Raises:
-        UserError: the address is damaged, or asks for too many.
+        UserError: the address is damaged, or asks for too many, or for one twice.
     """
     if _ENTRIES not in st.session_state:
         asked = [Entry.from_value(value) for value in st.query_params.get_all(WITH)]
@@ -74,7 +74,9 @@ def entries() -> tuple[Entry, ...]:
                 f"asks for {len(asked)} scenarios side by side", where=f"the address, {WITH}=",
                 hint=f"at most {MOST}",
             )  # fmt: skip
-        _keep(dict.fromkeys(asked))
+        if len({entry.choice for entry in asked}) < len(asked):
+            raise UserError("asks for the same scenario twice", where=f"the address, {WITH}=")
+        _keep(asked)
     found: tuple[Entry, ...] = st.session_state[_ENTRIES]
     return found
 
@@ -103,13 +105,18 @@ def remove(place: int) -> None:
 
 
 def rename(place: int, title: str) -> None:
-    """Calls one something else; what is not said stays."""
+    """Calls one something else.
+
+    Raises:
+        UserError: the name is empty.
+    """
     title = title.strip()[:MOST_TITLE]
-    if title:
-        _keep([
-            replace(entry, title=title) if at == place else entry
-            for at, entry in enumerate(entries())
-        ])  # fmt: skip
+    if not title:
+        raise UserError("a scenario needs a name", hint="it keeps the one it had")
+    _keep([
+        replace(entry, title=title) if at == place else entry
+        for at, entry in enumerate(entries())
+    ])  # fmt: skip
 
 
 def write_address() -> None:

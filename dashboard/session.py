@@ -144,6 +144,12 @@ def cancel(slot: str) -> None:
         job.leave(viewer())
 
 
+def drop(slot: str) -> None:
+    """Drops what this session asked for last in that slot, and that it did."""
+    cancel(slot)
+    st.session_state.get(_SLOTS, {}).pop(slot, None)
+
+
 def again(slot: str) -> None:
     """Lets work that was cancelled or failed be asked for once more."""
     job = st.session_state.get(_SLOTS, {}).pop(slot, None)

@@ -92,6 +92,20 @@ def test_scenarios_stand_side_by_side() -> None:
     assert not errors(app)
     assert names(app) == ["A", "two devices"]
     assert app.query_params["with"] == kept[:2]
+    next(box for box in app.text_input if box.value == "A").set_value(" ")
+    finish(app.run())
+    assert errors(app) == ["a scenario needs a name; it keeps the one it had"]
+    assert names(app) == ["A", "two devices"]
+
+
+def test_what_was_removed_may_come_back() -> None:
+    app = open_app("compare", scenario="chat-8b-h100", set=[SHORT], **{"with": entry("A")})
+    assert len(app.table[0].value.columns) == 1
+    press(app, "Remove")
+    assert not app.table
+    press(app, "Add the current scenario")
+    assert list(app.table[0].value.columns) == ["chat\\-8b\\-h100, duration\\_s=40"]
+    assert not any("Cancelled" in each.value for each in app.info)
 
 
 def test_the_list_grows_from_the_sidebar_and_the_shelf() -> None:
@@ -119,6 +133,8 @@ def test_more_than_six_are_refused() -> None:
     asked = [entry(str(seed), f"measurement.seed={seed}", "parallelism.tp=3") for seed in range(7)]
     app = open_app("compare", **{"with": asked})
     assert errors(app) == ["the address, with=: asks for 7 scenarios side by side; at most 6"]
+    app = open_app("compare", **{"with": [entry("A"), entry("B")]})
+    assert errors(app) == ["the address, with=: asks for the same scenario twice"]
     app = open_app("compare", **{"with": asked[:6]})
     assert len(errors(app)) == 6  # each is wrong, and says so
     press(app, "Add the current scenario")

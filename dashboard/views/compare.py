@@ -10,13 +10,14 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import compared, look, session, side_by_side
-from dashboard.choice import Choice
+from dashboard.choice import MOST_YAML_BYTES, Choice
 from dashboard.compared import MOST, Entry
 from dashboard.following import PATIENCE_S, follow
 from simulator import UserError, compare_all, scenario_differences, scenario_names
 
 _SHIPPED, _UPLOADS, _EVERYTHING = "compare shipped", "compare uploads", "compare everything"
 _PROBLEM = "_compare_problem"
+_IN_A_ROW = 3
 
 
 def page() -> None:
@@ -62,22 +63,22 @@ def page() -> None:
 
 def _adding() -> None:
     """The ways to put a scenario into the list."""
-    left, middle, right = st.columns(3, vertical_alignment="bottom")
-    left.button(
-        "Add the current scenario", icon=":material/add:", on_click=_add_current, width="stretch",
-        help="The one of the sidebar, with the values that were changed there",
-    )  # fmt: skip
-    middle.selectbox(
-        "Shipped scenario", scenario_names(), index=None, key=_SHIPPED, on_change=_add_shipped,
-        placeholder="Choose one to add",
-    )  # fmt: skip
-    number = st.session_state.setdefault(_UPLOADS, 0)
-    with right.popover("Add your own YAML", icon=":material/upload:", width="stretch"):
-        st.file_uploader(
-            "Scenario (YAML)", type=["yaml", "yml"], key=f"compare upload {number}",
-            on_change=_add_upload, max_upload_size=1,
-            help="What `simulate check` accepts; shipped names may be included",
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.button(
+            "Add the current scenario", icon=":material/add:", on_click=_add_current,
+            help="The one of the sidebar, with the values that were changed there",
         )  # fmt: skip
+        st.selectbox(
+            "Shipped scenario", scenario_names(), index=None, key=_SHIPPED, width=280,
+            on_change=_add_shipped, placeholder="Choose one to add",
+        )  # fmt: skip
+        number = st.session_state.setdefault(_UPLOADS, 0)
+        with st.popover("Add your own YAML", icon=":material/upload:"):
+            st.file_uploader(
+                "Scenario (YAML)", type=["yaml", "yml"], key=f"compare upload {number}",
+                on_change=_add_upload, max_upload_size=1,
+                help=f"What `simulate check` accepts, of up to {MOST_YAML_BYTES // 1000} kB",
+            )  # fmt: skip
     problem = st.session_state.pop(_PROBLEM, None)
     if problem is not None:
         look.wrong(problem)
@@ -126,7 +127,12 @@ def _columns(entries: tuple[Entry, ...]) -> list[dict[str, Any] | None]:
     """Names, and how far each one's simulation is; gives the summaries that are there."""
     patience = PATIENCE_S
     found = []
-    for place, (column, entry) in enumerate(zip(st.columns(len(entries)), entries, strict=True)):
+    columns = [
+        column
+        for first in range(0, len(entries), _IN_A_ROW)
+        for column in st.columns(min(len(entries), _IN_A_ROW))[: len(entries) - first]
+    ]
+    for place, (column, entry) in enumerate(zip(columns, entries, strict=True)):
         with column.container(border=True):
             key = f"compare name {place} {entry.slot}"
             st.text_input(
@@ -157,11 +163,14 @@ def _summary(entry: Entry, patience: float) -> dict[str, Any] | None:
 
 
 def _rename(place: int, key: str) -> None:
-    compared.rename(place, st.session_state[key])
+    before = compared.entries()[place].title
+    _trying(lambda: compared.rename(place, st.session_state[key]))
+    if not st.session_state[key].strip():
+        st.session_state[key] = before
 
 
 def _remove(place: int, slot: str) -> None:
-    session.cancel(slot)
+    session.drop(slot)
     compared.remove(place)
 
 

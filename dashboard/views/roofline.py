@@ -94,10 +94,11 @@ def _controls(found: Roofline | None) -> None:
 def draw(found: Roofline) -> None:
     """The roofline, and what the steps are made of."""
     layout = f", {found.layout}" if found.layout else ""
-    formats = ", ".join(
-        f"{name.replace('_', ' ')} {kind}" for name, kind in found.precision.items()
+    kinds = found.precision
+    st.caption(
+        f"{found.model} on {found.hardware}{layout} · weights {kinds['weights']}, "
+        f"activations {kinds['activations']}, KV cache {kinds['kv_cache']}"
     )
-    st.caption(f"{found.model} on {found.hardware}{layout} · {formats}")
     _figures(found)
     for note in found.notes:
         st.caption(f":material/info: {look.plain(note)}")
