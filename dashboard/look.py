@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import plotly.graph_objects as go
@@ -54,6 +54,26 @@ def show(chart: go.Figure, key: str, alt: str) -> None:
     """
     st.plotly_chart(
         chart, key=key, alt=alt, theme="streamlit",
+        config={"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
+    )  # fmt: skip
+
+
+def choose(chart: go.Figure, key: str, alt: str, chosen: Callable[[list[list[Any]]], None]) -> None:
+    """Draws a chart of which points can be clicked.
+
+    Args:
+        chart: see ``show``; its points have ``customdata``.
+        key: names it on its page.
+        alt: what it shows.
+        chosen: called before the page is drawn anew with the ``customdata`` of what was clicked.
+    """
+
+    def called() -> None:
+        points = st.session_state[key]["selection"]["points"]
+        chosen([point["customdata"] for point in points if "customdata" in point])
+
+    st.plotly_chart(
+        chart, key=key, alt=alt, theme="streamlit", on_select=called, selection_mode="points",
         config={"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from simulator.engines import load_engine
+    from simulator.engines import engine_names, load_engine
     from simulator.errors import UserError
     from simulator.hardware import load_hardware
     from simulator.launch import launch_files
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from simulator.results import Definition, Line, Result, compare, compare_all
     from simulator.results.definitions import definition_of, value_at
     from simulator.results.format import duration, with_unit
+    from simulator.results.origins import engine_origins, hardware_origins, origins
     from simulator.rooflines import Roofline, RooflineStep, StepOperator, roofline
     from simulator.scenario import Scenario, dump_scenario, load_scenario, parse_scenario
     from simulator.scenario.confined import scenario_files
@@ -73,8 +74,11 @@ _HOME = {
     "dump_plan": "simulator.planner.written",
     "dump_scenario": "simulator.scenario",
     "duration": "simulator.results.format",
+    "engine_names": "simulator.engines",
+    "engine_origins": "simulator.results.origins",
     "figure_text": "simulator.planner.report.told",
     "figure_title": "simulator.planner.report.told",
+    "hardware_origins": "simulator.results.origins",
     "is_rate_table": "simulator.workload.describe_rates",
     "launch_files": "simulator.launch",
     "load_engine": "simulator.engines",
@@ -84,6 +88,7 @@ _HOME = {
     "load_scenario": "simulator.scenario",
     "load_with_places": "simulator.scenario.load",
     "on_front": "simulator.planner.pareto",
+    "origins": "simulator.results.origins",
     "parse_plan": "simulator.planner.document",
     "parse_scenario": "simulator.scenario",
     "parse_with_places": "simulator.scenario.load",
@@ -133,8 +138,11 @@ __all__ = [
     "dump_plan",
     "dump_scenario",
     "duration",
+    "engine_names",
+    "engine_origins",
     "figure_text",
     "figure_title",
+    "hardware_origins",
     "is_rate_table",
     "launch_files",
     "load_engine",
@@ -144,6 +152,7 @@ __all__ = [
     "load_scenario",
     "load_with_places",
     "on_front",
+    "origins",
     "parse_plan",
     "parse_scenario",
     "parse_with_places",

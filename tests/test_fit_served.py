@@ -19,7 +19,8 @@ from calibration.fit.engines import (
     profile_file,
     rows_of,
 )
-from calibration.fit.served import NARROW, fit_own
+from calibration.fit.own import fit_own
+from calibration.fit.served import NARROW
 from calibration.validate import read_dataset
 from calibration.validate.prediction import predict
 from calibration.validate.splits import splits

@@ -7,9 +7,10 @@ is bounded by what is physically possible and held near a prior where the rows d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +45,17 @@ NARROW = 0.06
 PULL = 0.06
 """What a constant's distance from its prior, in its scale, costs: an error of one figure."""
 ROUNDS = 10
+PARTS = (1.0, 0.5, 0.2, 0.0)
+"""Of the step to the constants without some rows, which are tried."""
+TRIES = len(PARTS)
 FEWEST = 5
 """Values from which quantiles are taken."""
 _MANY = 1 << 20
 
 Evaluate = Callable[[Sequence[tuple[Scenario, EngineProfile]]], list[Prediction]]
 Say = Callable[[str], None]
+Heard = Callable[[int], None]
+"""Called after each simulation with how many there were."""
 LeftOut = dict[str, list[float]]
 """By metric, ln(measured / predicted) of every row, with constants fitted without its group."""
 
@@ -83,9 +89,10 @@ def fit_engine(
             fitted = [row for row in own if half_of(row.point) == "fit"]
             held = [row for row in own if group_seen(row.point) and row not in fitted]
             if fitted:
-                start, left_out = _fit(profile, start, fitted, held, evaluate, say)
+                result = fit_rows(profile, start, fitted, held, evaluate, say)
+                start = result.overheads
                 for metric in METRICS:
-                    off[metric] += left_out[metric]
+                    off[metric] += result.off[metric]
             found.append(start)
     # Ranges have one to three groups each, too few to tell how far off another one would be.
     spread = _spread(off)
@@ -97,53 +104,75 @@ def fit_engine(
     )
 
 
-def fit_own(
-    profile: EngineProfile, points: Sequence[Point], folder: Path, say: Say
-) -> EngineProfile:
-    """An engine profile whose overheads are fitted to all points, whatever their release, from the
-    profile's own as prior.
+@dataclass(frozen=True)
+class Fitted:
+    """Overheads that are fitted to rows.
 
-    Raises:
-        UserError: no point is of this engine.
+    Args:
+        overheads: with what was read and how far off they are.
+        figures: what was fitted: place of the row, and metric.
+        off: by metric, for rows whose group is left out.
+        left_out: by a label for each figure, its ln(predicted / measured) with constants that are
+            fitted without the figures of its label.
     """
-    rows = rows_of(points, profile.name, folder)
-    if not rows:
-        raise UserError(
-            f"no row of {profile.title} with a TTFT or TPOT can be simulated",
-            hint="`simulate validate` says why rows are left out",
-        )
-    if len(rows) < len(points):
-        say(f"{len(points) - len(rows)} of {len(points)} rows are of other engines, cannot be "
-            "simulated or have neither TTFT nor TPOT")  # fmt: skip
-    with evaluator(folder) as evaluate:
-        found, _ = _fit(profile, profile.overheads[-1], rows, [], evaluate, say)
-    return profile.model_copy(update={"overheads": (found,)})
+
+    overheads: Overheads
+    figures: tuple[tuple[int, str], ...]
+    off: LeftOut
+    left_out: Callable[[Sequence[str]], Floats]
 
 
 @contextmanager
-def evaluator(folder: Path) -> Iterator[Evaluate]:
-    """Simulates many scenarios with many engines, on all cores."""
+def evaluator(folder: Path, heard: Heard | None = None) -> Iterator[Evaluate]:
+    """Simulates many scenarios with many engines, on all cores.
+
+    Args:
+        folder: that paths of the scenarios start from.
+        heard: called after each simulation with how many there were; what it raises ends all.
+    """
+    done = count(1)
+
+    def listened(predictions: Iterable[Prediction]) -> list[Prediction]:
+        found = []
+        for prediction in predictions:
+            found.append(prediction)
+            if heard is not None:
+                heard(next(done))
+        return found
+
     with pool_for(_MANY) as pool:
-        yield lambda jobs: _predictions(pool, jobs, folder)
+
+        def evaluate(jobs: Sequence[tuple[Scenario, EngineProfile]]) -> list[Prediction]:
+            if pool is None:
+                return listened(predict(scenario, folder, engine) for scenario, engine in jobs)
+            scenarios, profiles = zip(*jobs, strict=True)
+            folders = [folder] * len(jobs)
+            return listened(pool.map(predict, scenarios, folders, profiles, chunksize=4))
+
+        yield evaluate
 
 
-def _predictions(
-    pool: ProcessPoolExecutor | None, jobs: Sequence[tuple[Scenario, EngineProfile]], folder: Path
-) -> list[Prediction]:
-    if pool is None:
-        return [predict(scenario, folder, engine) for scenario, engine in jobs]
-    scenarios, profiles = zip(*jobs, strict=True)
-    return list(pool.map(predict, scenarios, [folder] * len(jobs), profiles, chunksize=4))
-
-
-def _fit(
+def fit_rows(
     profile: EngineProfile,
     start: Overheads,
     rows: Sequence[Row],
     held: Sequence[Row],
     evaluate: Evaluate,
     say: Say,
-) -> tuple[Overheads, LeftOut]:
+) -> Fitted:
+    """Fits one set of overheads to rows.
+
+    Args:
+        profile: the engine's; its own overheads do not matter.
+        start: the prior.
+        rows: to fit to.
+        held: rows whose errors are told as well.
+        evaluate: from ``evaluator``.
+        say: called with a line about the result.
+
+    Raises:
+        UserError: a row cannot be simulated.
+    """
     constants = constants_of(rows)
     prior = np.array([getattr(getattr(start, c.part), c.name) for c in constants])
     most = np.array([c.most for c in constants])
@@ -198,21 +227,30 @@ def _fit(
     )  # fmt: skip
     values = np.array([float(f"{value:.3g}") for value in best.x])
     found = _with(start, constants, values)
-    groups = np.array([rows[i].point.group for i, _, _ in logs])
+
+    def left_out(labels: Sequence[str]) -> Floats:
+        names = np.array(labels)
+        off = np.empty(len(names))
+        for name in sorted(set(labels)):
+            mine = np.concatenate([names == name, np.zeros(len(prior), dtype=bool)])
+            if (names == name).all():
+                tries = [prior]
+            else:
+                step = _left_out(best.x, best.fun, best.jac, mine) - best.x
+                tries = [np.clip(best.x + part * step, 0.0, most) for part in PARTS]
+            alone = min(residuals(tries), key=lambda found: float(_loss(found[~mine]).sum()))
+            off[names == name] = alone[: len(names)][names == name]
+        return off
+
+    groups = [rows[i].point.group for i, _, _ in logs]
     off: LeftOut = {metric: [] for metric in METRICS}
-    for group in sorted(set(groups)):
-        mine = np.concatenate([groups == group, np.zeros(len(prior), dtype=bool)])
-        if (groups == group).all():
-            tries = [prior]
-        else:
-            step = _left_out(best.x, best.fun, best.jac, mine) - best.x
-            tries = [np.clip(best.x + part * step, 0.0, most) for part in (1.0, 0.5, 0.2, 0.0)]
-        alone = min(residuals(tries), key=lambda found: float(_loss(found[~mine]).sum()))
-        for number in np.flatnonzero(mine):
-            off[logs[number][1]].append(-float(alone[number]))
+    both = list(zip(groups, logs, left_out(groups), strict=True))
+    for _, (_, metric, _), value in sorted(both, key=lambda item: item[0]):
+        off[metric].append(-float(value))
     told = _told(profile, found, rows, held, evaluate, off)
     say(_line(found, constants, told))
-    return found.model_copy(update={"fit": told}), off
+    figures = tuple((i, metric) for i, metric, _ in logs)
+    return Fitted(found.model_copy(update={"fit": told}), figures, off, left_out)
 
 
 def _left_out(values: Floats, residuals: Floats, jacobian: Floats, mine: Flags) -> Floats:
@@ -326,8 +364,8 @@ def _line(found: Overheads, constants: Sequence[Constant], told: ServedFit) -> s
     values = ", ".join(f"{c.name} {getattr(getattr(found, c.part), c.name):g}" for c in constants)
     ranges = f"before {found.before}" if found.before else "all later"
     off = ", ".join(
-        f"{metric.removesuffix('_ms').upper()} {told.fitted_median_pct[metric]:.1f}% "
-        f"(held out {told.held_out_median_pct.get(metric, float('nan')):.1f}%)"
-        for metric in told.fitted_median_pct
+        f"{metric.removesuffix('_ms').upper()} {own:.1f}%"
+        + (f" (held out {told.held_out_median_pct[metric]:.1f}%)" if told.held_out_rows else "")
+        for metric, own in told.fitted_median_pct.items()
     )
     return f"{ranges}: {told.rows} rows; {values}; {off}"

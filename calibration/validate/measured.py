@@ -8,7 +8,7 @@ engine's limits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -32,7 +32,7 @@ from calibration.validate.columns import (
 )
 from calibration.validate.loads import Wrong, translate
 from calibration.validate.point import Figures, Point
-from calibration.validate.rows import name_of, read_rows
+from calibration.validate.rows import Row, name_of, read_rows
 from simulator.errors import UserError
 
 PUBLISHED_LENGTHS = ((1024, 1024), (8192, 1024), (1024, 8192))
@@ -73,8 +73,13 @@ class Dataset:
     ignored: tuple[str, ...]
 
 
-def read_dataset(path: Path | str) -> Dataset:
+def read_dataset(path: Path | str, *, files: bool = True) -> Dataset:
     """Reads measured points.
+
+    Args:
+        path: of the CSV file, compressed or not.
+        files: whether cells may name files (a model's config.json, a hardware profile); off for
+            what others send.
 
     Raises:
         UserError: the file cannot be read, or a cell holds something wrong; with its line.
@@ -84,8 +89,12 @@ def read_dataset(path: Path | str) -> Dataset:
     if all(name in columns for name in _REQUEST_COLUMNS):
         from calibration.validate.requests import read_requests
 
+        if not files:
+            _refuse_files(file, rows, {name: name for name in columns})
         return read_requests(file, columns, rows)
     known, ignored = _columns(file, columns)
+    if not files:
+        _refuse_files(file, rows, known)
     points: list[Point] = []
     skipped: list[Skipped] = []
     lines: dict[str, int] = {}
@@ -231,6 +240,25 @@ def _point(file: Path, line: int, cells: dict[str, str], dated: bool) -> Point:
         origin = "vendor"
     document = values | {"statistic": statistic, "measured": figures, "origin": origin}
     return checked(file, line, document)
+
+
+def _refuse_files(file: Path, rows: Iterable[Row], known: Mapping[str, str]) -> None:
+    """Refuses cells that would be read as the path of a file."""
+    for row in rows:
+        for column, text in row.cells.items():
+            key = NAMES.get(known.get(column, ""), "")
+            if key not in ("model", "system", "engine"):
+                continue
+            if text.startswith((".", "~", "/", "\\")) or Path(text).suffix in _ENDINGS or (
+                Path(text).exists() or (file.parent / text).exists()
+            ):  # fmt: skip
+                raise _wrong(
+                    file, row.line, column, f"'{text}' names a file, which is not read here",
+                    "give the name of a shipped one, or validate on the command line",
+                )  # fmt: skip
+
+
+_ENDINGS = (".json", ".yaml", ".yml")
 
 
 def _located(file: Path, text: str) -> str:

@@ -95,7 +95,23 @@ class Comparison:
 
     def inside(self, metric: str) -> bool | None:
         """Whether the measurement lies within the prediction's interval; None without either."""
-        pair = self.pair(metric)
+        pair, found = self.pair(metric), self._bounds(metric)
+        if pair is None or found is None:
+            return None
+        bounds, centre = found
+        # E2E that is made up of means of TTFT and TPOT is not the mean of E2E, but close to it.
+        return bool(bounds[0] <= pair[0] * centre / pair[1] <= bounds[1])
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """The prediction's 80% interval, around the predicted figure of ``pair``; None without."""
+        pair, found = self.pair(metric), self._bounds(metric)
+        if pair is None or found is None:
+            return None
+        (low, high), centre = found
+        return low * pair[1] / centre, high * pair[1] / centre
+
+    def _bounds(self, metric: str) -> tuple[tuple[float, float], float] | None:
+        """The simulated interval, and the simulated figure that it is around."""
         path = f"latency.{metric}.{self.point.statistic}"
         if metric == "output_tokens_per_s":
             path, centre = f"throughput.{metric}", self.prediction[metric]
@@ -104,10 +120,9 @@ class Comparison:
         else:
             return None
         bounds = self.prediction["intervals"].get(path)
-        if pair is None or bounds is None or not centre:
+        if bounds is None or not centre:
             return None
-        # E2E that is made up of means of TTFT and TPOT is not the mean of E2E, but close to it.
-        return bool(bounds[0] <= pair[0] * centre / pair[1] <= bounds[1])
+        return (bounds[0], bounds[1]), centre
 
     @property
     def load(self) -> str:

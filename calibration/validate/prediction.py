@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ def predict(
     engine: EngineProfile | None = None,
     *,
     intervals: bool = False,
+    alive: Callable[[], None] | None = None,
 ) -> Prediction:
     """Simulates a scenario, with an engine profile instead of the one it names if there is one;
-    with ``intervals``, bounds as well, which takes three times as long.
+    with ``intervals``, bounds as well, which takes three times as long. ``alive`` is called now and
+    then; what it raises ends the simulation.
 
     Returns:
         The prediction, or ``{"refused": why}`` where the simulator will not run it.
@@ -35,8 +38,9 @@ def predict(
     Raises:
         KeyboardInterrupt: Ctrl-C ended the run early.
     """
+    told = None if alive is None else (lambda *_: alive())
     try:
-        result = simulate(scenario, base=base, engine=engine, intervals=intervals)
+        result = simulate(scenario, base=base, engine=engine, intervals=intervals, progress=told)
     except UserError as error:
         return {"refused": str(error)}
     if result.record.interrupted:

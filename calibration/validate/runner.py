@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import ModuleType
 
 from calibration.validate.formats import Target, target
 from calibration.validate.loads import unsaid
@@ -33,6 +36,11 @@ _WORTH_A_PROCESS = 16
 
 Progress = Callable[[int, int], None]
 """Called with points done and points in all."""
+
+Alive = Callable[[], None]
+"""Called every fraction of a second; what it raises ends the run, and what is finished is kept."""
+
+_PATIENCE_S = 0.2
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -72,6 +80,8 @@ def validate(
     limit: int | None = None,
     processes: int | None = None,
     progress: Progress | None = None,
+    each: Callable[[Comparison], None] | None = None,
+    alive: Alive | None = None,
 ) -> Validation:
     """Simulates every point and pairs it with its measurement.
 
@@ -83,6 +93,9 @@ def validate(
         where: pairs of a point's field and the value it must have.
         limit: at most so many points, the first ones.
         processes: default: one for each core. Results do not depend on it.
+        progress: hears of finished points.
+        each: is given every point as it is finished, those of an earlier run first.
+        alive: may end the run.
 
     Raises:
         UserError: the folder cannot be used, or ``where`` names no field.
@@ -109,8 +122,12 @@ def validate(
                 jobs.setdefault(key, _Job(key, scenario, point.osl * (point.concurrency or 64)))
                 write_trace(point, folder)
         done, total = len(keys) - len(jobs), len(keys)
-        for key, prediction in _results(list(jobs.values()), folder, processes):
+        if each is not None:
+            _tell(each, [(point, store.found[key]) for point, key in keys if key not in jobs])
+        for key, prediction in _results(list(jobs.values()), folder, processes, alive):
             store.add(key, prediction)
+            if each is not None:
+                _tell(each, [(point, prediction) for point, other in keys if other == key])
             done += 1
             if progress is not None:
                 progress(done, total)
@@ -122,8 +139,18 @@ def validate(
                     Skipped(point.id, f"the simulator refuses it: {prediction['refused']}")
                 )
             else:
-                comparisons.append(Comparison(point, prediction, half_of(point), group_seen(point)))
+                comparisons.append(_compared(point, prediction))
     return Validation(dataset.name, tuple(comparisons), tuple(skipped), len(jobs))
+
+
+def _compared(point: Point, prediction: Prediction) -> Comparison:
+    return Comparison(point, prediction, half_of(point), group_seen(point))
+
+
+def _tell(each: Callable[[Comparison], None], found: Sequence[tuple[Point, Prediction]]) -> None:
+    for point, prediction in found:
+        if "refused" not in prediction:
+            each(_compared(point, prediction))
 
 
 def _wanted(point: Point, split: str, where: Sequence[tuple[str, str]]) -> bool:
@@ -179,19 +206,30 @@ def write_trace(point: Point, folder: Path) -> None:
 
 
 def _results(
-    jobs: list[_Job], folder: Path, processes: int | None
+    jobs: list[_Job], folder: Path, processes: int | None, alive: Alive | None
 ) -> Iterator[tuple[str, Prediction]]:
     jobs.sort(key=lambda job: (-job.effort, job.key))  # the longest first, so that none ends last
     with pool_for(len(jobs), processes) as pool:
         if pool is None:
             for job in jobs:
-                yield job.key, predict(job.scenario, folder, intervals=True)
+                yield job.key, predict(job.scenario, folder, intervals=True, alive=alive)
             return
         pending: dict[Future[Prediction], str] = {
             pool.submit(predict, job.scenario, folder, intervals=True): job.key for job in jobs
         }
-        for future in as_completed(pending):
+        for future in _as_completed(pending, alive):
             yield pending[future], future.result()
+
+
+def _as_completed(
+    futures: Iterable[Future[Prediction]], alive: Alive | None
+) -> Iterator[Future[Prediction]]:
+    left = set(futures)
+    while left:
+        done, left = wait_for(left, _PATIENCE_S, FIRST_COMPLETED)
+        if alive is not None:
+            alive()
+        yield from done
 
 
 @contextmanager
@@ -209,6 +247,9 @@ def pool_for(jobs: int, processes: int | None = None) -> Iterator[ProcessPoolExe
         os.environ.setdefault(name, "1")
     pool = ProcessPoolExecutor(count, get_context("spawn"), _start)
     try:
+        with _without_main():
+            for _ in range(count):  # one process for each, because none is idle yet
+                pool.submit(_nothing)
         yield pool
     except BrokenProcessPool:
         raise UserError(
@@ -217,6 +258,23 @@ def pool_for(jobs: int, processes: int | None = None) -> Iterator[ProcessPoolExe
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that are started now do not run the program's main file again, which in the
+    dashboard is a page."""
+    own, blank = sys.modules["__main__"], ModuleType("__main__")
+    sys.modules["__main__"] = blank
+    try:
+        yield
+    finally:
+        if sys.modules["__main__"] is blank:  # the dashboard's threads set it, too
+            sys.modules["__main__"] = own
+
+
+def _nothing() -> None:
+    pass
 
 
 def cores() -> int:

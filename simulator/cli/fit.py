@@ -88,15 +88,9 @@ def fit(
     --served and --out, a handful of rows of your own servers makes an engine profile: name its file
     in a scenario as engine.profile.
     """
+    from calibration.fit import profile as fitting
     from simulator.errors import UserError
 
-    try:
-        from calibration.fit import profile as fitting
-    except ImportError as error:
-        raise UserError(
-            f"fitting needs the package's source tree ({error})",
-            hint="run it in a clone of the repository with its test requirements installed",
-        ) from None
     if measured is not None:
         others = (tables, points, served, engine, operators)
         if any(other is not None for other in others):
@@ -149,12 +143,11 @@ def fit(
 
 
 def _fit_engine(served: Path, name: str, out: Path | None, *, write: bool) -> None:
-    from calibration.fit import engines
+    from calibration.fit import engines, own
     from calibration.fit import served as fitting
     from calibration.validate import read_dataset
     from simulator.engines import load_engine
     from simulator.errors import UserError
-    from simulator.yamlio import dump_yaml
 
     if out is not None and write:
         raise UserError("is for the shipped profile, --out for one of your own", where="--write")
@@ -164,11 +157,9 @@ def _fit_engine(served: Path, name: str, out: Path | None, *, write: bool) -> No
     dataset = read_dataset(str(served))
     kept = ROOT / f"fit-{dataset.name}"
     if out is not None:
-        own = fitting.fit_own(profile, dataset.points, kept, click.echo)
+        found = own.fit_own(profile, dataset.points, kept, click.echo)
         try:
-            out.write_text(
-                dump_yaml(own.model_dump(mode="json", exclude_none=True)), encoding="utf-8"
-            )
+            out.write_text(own.profile_text(found), encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot be written: {error.strerror}", where=str(out)) from None
         click.echo(f"wrote {out}")

@@ -129,7 +129,7 @@ def validate(
     note = unread(points.ignored)
     if note:
         click.echo(note, err=True)
-    folder = Path(out) if out is not None else ROOT / f"validate-{points.name}"
+    folder = Path(out) if out is not None else validation.usual_folder(points.name)
     with _kept(ctx, "finished points", folder), _Steps("Validating", "points") as bar:
         found = validation.validate(
             points, folder, split=split, where=pairs, limit=limit, processes=processes,

@@ -7,7 +7,7 @@ from pathlib import Path
 from simulator.engines.profile import EngineProfile
 from simulator.shelf import Shelf
 
-__all__ = ["EngineProfile", "load_engine", "profile_names"]
+__all__ = ["EngineProfile", "engine_names", "load_engine", "profile_names"]
 
 _SHELF: Shelf[EngineProfile] = Shelf("engine", "simulator.engines.profiles", EngineProfile)
 
@@ -29,3 +29,8 @@ def load_engine(name_or_path: str, base: Path | None = None) -> EngineProfile:
 def profile_names() -> list[str]:
     """Names of all shipped engine profiles, sorted."""
     return _SHELF.names()
+
+
+def engine_names() -> list[str]:
+    """Names of all shipped engine profiles, sorted: what ``load_engine`` takes."""
+    return profile_names()

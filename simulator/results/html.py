@@ -20,6 +20,7 @@ from simulator.results.format import (
     percent,
     with_unit,
 )
+from simulator.results.origins import origin_words, overheads_words
 from simulator.results.page import in_script, style
 from simulator.results.phrases import (
     adapters_line,
@@ -381,23 +382,14 @@ def _provenance(summary: Summary) -> str:
 
 def _sources_of(machine: Summary, prefix: str) -> list[tuple[str, str]]:
     hardware, engine = machine["hardware"], machine["engine"]
-    fitted = "fitted to measurements" if engine["fitted"] else "estimates, fitted to no measurement"
+    fitted = overheads_words(engine["fitted"])
     lines = [
         ("Model", machine["model"]["source"]),
-        ("Kernels", _source(hardware["efficiency"])),
-        ("Power", _source(hardware["power"])),
+        ("Kernels", origin_words(hardware["efficiency"])),
+        ("Power", origin_words(hardware["power"])),
         ("Engine", f"{engine['title']} {engine['version']}: overheads are {fitted}"),
     ]
     return [(prefix + title, text) for title, text in lines]
-
-
-def _source(provenance: dict[str, Any]) -> str:
-    text = f"{provenance['method']}, {provenance['date']}: {provenance['detail']}"
-    residuals = provenance["residual_median_pct"]
-    if residuals:
-        text += ". Median residuals: "
-        text += ", ".join(f"{name} {value:g}%" for name, value in residuals.items())
-    return text
 
 
 def _scenario(summary: Summary) -> str:
