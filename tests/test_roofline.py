@@ -123,14 +123,14 @@ def test_devices_that_share_layers_have_operators_on_links() -> None:
     assert not any(op.link_bytes for op in alone.operators)
 
 
-@pytest.mark.parametrize("kind", ["dense", "moe", "hybrid", "context", "lockstep", "drafts"])
+@pytest.mark.parametrize("kind", ["dense", "moe", "hybrid", "context", "lockstep"])
 def test_turning_batches_are_those_of_check(kind: str) -> None:
     out = CliRunner().invoke(cli, ["check", KINDS[kind], "--json"]).output
     told = json.loads(out)["compute_bound_batch"]
     line = found(KINDS[kind])
     if told is None:
         assert line.turning is None
-        assert "turning batch" in " ".join(line.notes)
+        assert "a turning batch is not told" in " ".join(line.notes)
         return
     assert line.turning is not None
     assert line.context == told["context_tokens"]
@@ -155,6 +155,19 @@ def test_products_turn_where_their_operators_do() -> None:
         assert step is not None
         products = [op for op in step.operators if op.kernels == "products"]
         assert {op.bound for op in products[:3]} == {resource}
+
+
+def test_drafts_turn_products_earlier() -> None:
+    """A sequence with three drafts brings four tokens to products, which share their weights."""
+    verify, plain = (found(KINDS["drafts"], part).turning for part in found(KINDS["drafts"]).parts)
+    assert verify is not None
+    assert plain is not None
+    assert verify.products is not None
+    assert plain.products is not None
+    assert verify.products == -(-plain.products // 4)
+    step = found(KINDS["drafts"]).decode
+    assert step is not None
+    assert step.tokens == 4
 
 
 def test_longer_batches_take_longer_and_shares_stay_shares() -> None:

@@ -54,7 +54,7 @@ def page() -> None:
             "what equals it within half a percent."
         )
     st.download_button(
-        "Download CSV", side_by_side.csv(lines, names), "comparison.csv", "text/csv",
+        "Download CSV", lambda: side_by_side.csv(lines, names), "comparison.csv", "text/csv",
         icon=":material/download:", on_click="ignore",
     )  # fmt: skip
     _charts(lines, names)

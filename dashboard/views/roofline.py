@@ -202,7 +202,7 @@ def _table(found: Roofline) -> None:
     }
     st.dataframe(rows, hide_index=True, column_config=rounded)
     st.download_button(
-        "Download CSV", rows.to_csv(index=False), "roofline.csv", "text/csv",
+        "Download CSV", lambda: rows.to_csv(index=False), "roofline.csv", "text/csv",
         icon=":material/download:", on_click="ignore",
     )  # fmt: skip
 

@@ -24,22 +24,27 @@ def turning_points(cost: StepCost, context: float) -> tuple[int | None, int | No
         context: see ``turning_batch``.
 
     Returns:
-        None where no single device has operators that see every sequence's token, and only that:
-        pipelines as a whole, shared contexts, experts on the tokens of several ranks, drafts.
+        None where no single device has operators that see the tokens of every sequence, and only
+        those: pipelines as a whole, shared contexts, experts on the tokens of several ranks.
     """
-    if not isinstance(cost, StepCostModel) or cost.tokens_per_sequence > 1:
+    if not isinstance(cost, StepCostModel) or isinstance(
+        cost, ContextCostModel | LockstepCostModel
+    ):
         return None
-    if isinstance(cost, ContextCostModel | LockstepCostModel):
-        return None
-    span = cost.local_span
+    span, width = cost.local_span, cost.tokens_per_sequence
     return (
-        turning_batch(cost.operators, context, span, products=True),
-        turning_batch(cost.operators, context, span),
+        turning_batch(cost.operators, context, span, products=True, width=width),
+        turning_batch(cost.operators, context, span, width=width),
     )
 
 
 def turning_batch(
-    operators: Sequence[Operator], context: float, span: int = 0, *, products: bool = False
+    operators: Sequence[Operator],
+    context: float,
+    span: int = 0,
+    *,
+    products: bool = False,
+    width: int = 1,
 ) -> int | None:
     """The least number of sequences whose decode step takes its operators longer at their rate of
     arithmetic than at their bandwidth; None if there is none up to ``MOST``.
@@ -50,19 +55,20 @@ def turning_batch(
         span: of layers with local attention, 0 if there are none.
         products: only matrix products, which share their weights, count; else attention, norms and
             so on as well, which move more with every sequence.
+        width: tokens that each sequence computes, its last one and drafts.
     """
     chosen = [op for op in operators if not products or isinstance(op, Matmul | Experts)]
     if not chosen:
         return None
     powers = 2 ** np.arange(MOST.bit_length())
-    above = np.flatnonzero(_computes(chosen, powers, context, span))
+    above = np.flatnonzero(_computes(chosen, powers, context, span, width))
     if not len(above):
         return None
     high = int(powers[above[0]])
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
-        if _computes(chosen, np.array([middle]), context, span)[0]:
+        if _computes(chosen, np.array([middle]), context, span, width)[0]:
             high = middle
         else:
             low = middle
@@ -70,13 +76,14 @@ def turning_batch(
 
 
 def _computes(
-    operators: Sequence[Operator], batch: np.ndarray, context: float, span: int
+    operators: Sequence[Operator], batch: np.ndarray, context: float, span: int, width: int
 ) -> np.ndarray:
     n = batch.astype(np.float64)
     nothing = np.zeros(len(n))
     near = min(context, span) if span else 0.0
     shape = Shape(
-        tokens=n, sampled=n, decode=n, context=n * context, local_context=n * near,
+        tokens=n * width, sampled=n * width, decode=n,
+        context=n * (context + width - 1), local_context=n * (near + width - 1 if span else 0.0),
         prefill=nothing, read=nothing, local_read=nothing, pairs=nothing, local_pairs=nothing,
         chunks=nothing,
     )  # fmt: skip

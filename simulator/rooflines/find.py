@@ -251,6 +251,6 @@ def _notes(
         yield "All attention ranks have the same batch; the experts see the tokens of all."
     if not turning:
         yield (
-            "A turning batch is not told, because a device does not see just the tokens of its "
-            "own sequences in a step, one each."
+            "Where ranks share experts or the context, a turning batch is not told: a device does "
+            "not see just the tokens of its own sequences."
         )
