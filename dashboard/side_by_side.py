@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -80,6 +81,7 @@ def csv(lines: Sequence[Line], names: Sequence[str]) -> str:
 def charts(lines: Sequence[Line], names: Sequence[str]) -> list[tuple[str, go.Figure]]:
     """Small multiples, each with its title: the metrics that somebody has."""
     known = {line.key: line for line in lines}
+    names = [escape(name) for name in names]  # plotly takes some HTML, which names are not
     found = []
     for title, keys in _CHARTS:
         mine = [known[key] for key in keys if key in known]

@@ -172,6 +172,16 @@ def test_names_that_come_again_get_a_number() -> None:
     assert compared.titles([Entry("a", choice) for choice in choices]) == ["a", "a (2)", "a (3)"]
 
 
+def test_names_are_no_markup() -> None:
+    runs = [{"latency": {"ttft_ms": {"p50": 10.0, "p99": 20.0}}}] * 2
+    lines = simulator.compare_all(runs)
+    table = side_by_side.table(lines, ["<b>x</b>", "[a](b) $1$"], everything=True)
+    assert list(table.columns) == ["\\<b\\>x\\</b\\>", "\\[a\\]\\(b\\) \\$1\\$"]
+    ((title, chart),) = side_by_side.charts(lines, ["<b>x</b>", "y"])
+    assert title == "TTFT"
+    assert list(chart.data[0].y) == ["&lt;b&gt;x&lt;/b&gt;", "y"]
+
+
 def test_the_best_are_marked_and_ties_are_none() -> None:
     def run(ttft: float, hit: float, use: float) -> dict:
         return {
