@@ -14,6 +14,7 @@ PAGES = (
     ("what_if", "What-if", ":material/tune:"),
     ("compare", "Compare", ":material/compare_arrows:"),
     ("roofline", "Roofline", ":material/roofing:"),
+    ("capacity", "Capacity", ":material/savings:"),
     ("calibration", "Calibration", ":material/straighten:"),
     ("trace", "Trace", ":material/timeline:"),
 )  # fmt: skip

@@ -44,16 +44,20 @@ def figure(x: str, y: str, *, height: int = HEIGHT, **layout: Any) -> go.Figure:
     return chart
 
 
-def show(chart: go.Figure, key: str, alt: str) -> None:
+def show(
+    chart: go.Figure, key: str, alt: str, *, on_select: Callable[[], None] | None = None
+) -> None:
     """Draws a chart.
 
     Args:
         chart: what ``figure`` made, filled.
         key: names it on its page.
         alt: what it shows, for those who cannot see it.
+        on_select: called when a point is clicked, which is then in the session's state at ``key``.
     """
     st.plotly_chart(
-        chart, key=key, alt=alt, theme="streamlit",
+        chart, key=key, alt=alt, theme="streamlit", selection_mode="points",
+        on_select="ignore" if on_select is None else on_select,
         config={"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 import streamlit as st
 
-from dashboard.background import JOBS, Job, T, Viewer, Work
+from dashboard.background import CANCELLED, FAILED, JOBS, Job, T, Viewer, Work
 from dashboard.choice import SCENARIO, SET, START, YAML, Choice
 from dashboard.uploads import Uploads
 
@@ -148,6 +148,13 @@ def drop(slot: str) -> None:
     """Drops what this session asked for last in that slot, and that it did."""
     cancel(slot)
     st.session_state.get(_SLOTS, {}).pop(slot, None)
+
+
+def retry(slot: str) -> None:
+    """``again``, if what this session asked for last in that slot was cancelled or failed."""
+    job = st.session_state.get(_SLOTS, {}).get(slot)
+    if job is not None and (not waits_for(job) or job.state in (CANCELLED, FAILED)):
+        again(slot)
 
 
 def again(slot: str) -> None:
