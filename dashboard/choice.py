@@ -82,10 +82,16 @@ class Choice:
         """
         return self._read[0]
 
+    @property
+    def within(self) -> tuple[Path, ...]:
+        """Files and folders that it may name, beside what is shipped and what lies at or below the
+        working directory."""
+        named = [Path(file) for file in os.environ.get(FILES, "").split(os.pathsep) if file]
+        return (*named, *([self.uploads] if self.uploads else []))
+
     @cached_property
     def _read(self) -> tuple[Scenario, Callable[[UserError], UserError]]:
-        named = [Path(file) for file in os.environ.get(FILES, "").split(os.pathsep) if file]
-        within = [*named, *([self.uploads] if self.uploads else [])]
+        within = self.within
         if self.text:
             return parse_with_places(self.text, self.name, self.sets, within=within)
         if self.name not in scenario_names():

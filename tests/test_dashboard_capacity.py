@@ -183,6 +183,8 @@ def test_where_nothing_holds_the_reasons_and_the_closest_are_shown() -> None:
     (PLAN | {"scenario": CHAT | {"model": "llama-9"}}, "llama-9"),
     (PLAN | {"scenario": CHAT | {"cost": {"usd_per_device_hour": 2}}},
      "would price all devices alike"),
+    (PLAN | {"scenario": "/etc/passwd"}, "lies outside the folder that this server was started"),
+    (PLAN | {"space": {"hardware": ["../../elsewhere.yaml"]}}, "lies outside the folder"),
     ("scenario: [", "mine.yaml:2: not valid YAML"),
     ("model: llama-3.1-8b", "is a scenario, not a plan"),
     ("a: 1", "is no plan: it has no key 'scenario'"),

@@ -55,7 +55,7 @@ def draw() -> str | None:
     text = simulator.dump_plan(document)
     _as_yaml(text)
     try:
-        simulator.parse_plan(text, NAME)
+        simulator.parse_plan(text, NAME, within=session.choice().within)
     except UserError as error:
         look.wrong(error)
         return None
@@ -91,8 +91,8 @@ def _start() -> Form | None:
 def _own() -> Form | None:
     given = st.file_uploader(
         "Plan, as YAML", type=["yaml", "yml"], max_upload_size=1, key="capacity upload",
-        help="What `simulate plan` takes. A file that it names is looked for where the server "
-        "runs.",
+        help="What `simulate plan` takes. Files that it names must lie where the server was "
+        "started.",
     )  # fmt: skip
     if given is not None:
         raw = given.getvalue()
@@ -108,7 +108,8 @@ def _own() -> Form | None:
         st.info("Upload a plan, or start from something else.", icon=":material/upload_file:")
         return None
     name, text = st.session_state[_UPLOADED]
-    document = simulator.plan_document(simulator.parse_plan(text, name))
+    asked = simulator.parse_plan(text, name, within=session.choice().within)
+    document = simulator.plan_document(asked)
     return Form(f"{name} {key_of(text)}", document)
 
 

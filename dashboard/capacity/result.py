@@ -95,7 +95,7 @@ def _take(yaml: str, label: str, key: str) -> None:
         help=f"The sidebar and all other pages then show {label}, with the traffic as it is",
     ):  # fmt: skip
         scenario = simulator.parse_scenario(yaml, "winner.yaml")
-        session.choose(Choice(scenario.name, yaml))
+        session.choose(Choice(scenario.name, yaml, uploads=session.uploads().folder))
         st.rerun()
 
 
@@ -131,7 +131,8 @@ def _deployment(report: Report, text: str, pick: str) -> None:
         _figures(trial)
     with right:
         try:
-            scenario = simulator.deployment_scenario(simulator.parse_plan(text, NAME), trial)
+            plan = simulator.parse_plan(text, NAME, within=session.choice().within)
+            scenario = simulator.deployment_scenario(plan, trial)
         except UserError as error:
             look.wrong(error)
             return

@@ -55,12 +55,16 @@ KEPT = Kept()
 atexit.register(KEPT.close)
 
 
+Within = tuple[Path, ...]
+"""Files and folders that a plan may name; see ``simulator.parse_plan``."""
+
+
 def key_of(text: str) -> str:
     """Equal for equal plans, and for no others."""
     return sha256(text.encode()).hexdigest()[:32]
 
 
-def describing(text: str) -> Work[Answer]:
+def describing(text: str, within: Within = ()) -> Work[Answer]:
     """How large the search is: bounds, and a sample that is timed."""
 
     def work(report: Report[Answer]) -> Answer:
@@ -69,12 +73,13 @@ def describing(text: str) -> Work[Answer]:
         def told(_: str, standing: Any) -> None:
             report.progress(standing.done, standing.total)
 
-        return simulator.describe_plan(simulator.parse_plan(text, NAME), told=told)
+        plan = simulator.parse_plan(text, NAME, within=within)
+        return simulator.describe_plan(plan, told=told)
 
     return work
 
 
-def searching(text: str) -> Work[Answer]:
+def searching(text: str, within: Within = ()) -> Work[Answer]:
     """Searches with a process on every core, which end as soon as nobody waits for it."""
 
     def work(report: Report[Answer]) -> Answer:
@@ -82,7 +87,7 @@ def searching(text: str) -> Work[Answer]:
             report.stage(_words(stage, standing))
             report.progress(standing.done, standing.total)
 
-        plan = simulator.parse_plan(text, NAME)
+        plan = simulator.parse_plan(text, NAME, within=within)
         return simulator.plan(plan, store=KEPT.folder(), told=told)
 
     return work

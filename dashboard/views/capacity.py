@@ -36,7 +36,9 @@ def page() -> None:
     def draw(report: dict[str, Any]) -> None:
         result.draw(report, searched)
 
-    job = session.ask(_SEARCH, key_of(searched), searching(searched), long=True)
+    job = session.ask(
+        _SEARCH, key_of(searched), searching(searched, session.choice().within), long=True
+    )
     follow(_SEARCH, job, draw)
 
 
@@ -58,7 +60,7 @@ def _size(text: str) -> None:
         ]
         st.markdown("\n".join(f"- {look.plain(line)}" for line in lines))
 
-    follow(_SIZE, session.ask(_SIZE, key_of(text), describing(text)), draw)
+    follow(_SIZE, session.ask(_SIZE, key_of(text), describing(text, session.choice().within)), draw)
 
 
 def _work(found: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from simulator.planner.constraints import Constraint
 from simulator.planner.objectives import Objective
 from simulator.scenario import Scenario
 from simulator.scenario.base import Count, Model, NonNegativeFloat, PositiveFloat
+from simulator.scenario.confined import check_within
 from simulator.scenario.document import anchor_paths
 from simulator.scenario.hardware import Hardware
 from simulator.scenario.load import MAPPING, load_with_places, resolve_reference
@@ -218,20 +219,24 @@ def load_plan(source: str | Path) -> Asked:
     return _asked(*load_yaml(path), path)
 
 
-def parse_plan(text: str, name: str = "plan") -> Asked:
+def parse_plan(text: str, name: str = "plan", *, within: Sequence[Path] | None = None) -> Asked:
     """As :func:`load_plan`, from YAML.
 
     Args:
         text: what a plan file would hold; paths in it start from the working directory.
         name: what errors call it.
+        within: of a plan that comes from somebody else, the files and folders that it may name, as
+            ``parse_scenario`` has it; None: any.
 
     Raises:
         UserError: as ``load_plan``.
     """
-    return _asked(*parse_yaml(text, Path(name)), Path(name))
+    return _asked(*parse_yaml(text, Path(name)), Path(name), within)
 
 
-def _asked(data: dict[str, Any], lines: Lines, path: Path) -> Asked:
+def _asked(
+    data: dict[str, Any], lines: Lines, path: Path, within: Sequence[Path] | None = None
+) -> Asked:
     if "scenario" not in data:
         if "model" in data or "include" in data:
             raise UserError(
@@ -244,13 +249,15 @@ def _asked(data: dict[str, Any], lines: Lines, path: Path) -> Asked:
             hint="name the scenario whose traffic is to be served",
         )  # fmt: skip
     _anchor(data.get("space"), path.parent.resolve())
+    if within is not None:
+        _confine(data.get("space"), within, ("space",), lambda error: _located(error, path, lines))
     try:
         plan = Plan.model_validate(data)
     except ValidationError as error:
         raise validation_sentence(error, path, lines, Plan) from None
     _check_names(plan.space, lambda error: _located(error, path, lines))
     place = f"{path}:{lines.get(('scenario',), 1)}: scenario"
-    scenario = _scenario(plan.scenario, path, place, lines)
+    scenario = _scenario(plan.scenario, path, place, lines, within)
 
     def located(error: UserError) -> UserError:
         return _located(error, path, lines)
@@ -279,6 +286,25 @@ def _anchor(space: Any, folder: Path) -> None:
             holder = {last: value}
             anchor_paths(holder, folder)
             values[place] = holder[last]
+
+
+def _confine(
+    value: Any,
+    within: Sequence[Path],
+    at: tuple[str, ...],
+    located: Callable[[UserError], UserError],
+) -> None:
+    """That nothing in a space is a path that leads elsewhere; names count as files of the working
+    directory."""
+    if isinstance(value, str):
+        try:
+            check_within(value, within, ".".join(at))
+        except UserError as error:
+            raise located(error) from None
+    items: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else ()
+    items = enumerate(value) if isinstance(value, list) else items
+    for key, item in items:
+        _confine(item, within, (*at, str(key)), located)
 
 
 def _absolute(name: str, folder: Path) -> str:
@@ -315,17 +341,25 @@ def _check_name(
         raise located(UserError(error.what, where=where, hint=error.hint)) from None
 
 
-def _scenario(given: str | dict[str, Any], path: Path, place: str, lines: Lines) -> Scenario:
+def _scenario(
+    given: str | dict[str, Any],
+    path: Path,
+    place: str,
+    lines: Lines,
+    within: Sequence[Path] | None,
+) -> Scenario:
     """The scenario that a plan names or holds."""
     if isinstance(given, str):
         file = resolve_reference(given, path.parent, place)
+        if within is not None:
+            check_within(file, within, place)
         if not file.exists():
             raise UserError(f"no such file: {given}", where=place)
         if is_plan(file):
             raise UserError(f"{given} is a plan, not a scenario", where=place)
-        return load_with_places(file)[0]
+        return load_with_places(file, within=within)[0]
     try:
-        return load_with_places(given, folder=path.parent.resolve())[0]
+        return load_with_places(given, folder=path.parent.resolve(), within=within)[0]
     except UserError as error:
         if not error.where.startswith(MAPPING):  # a file that it includes or names
             raise
