@@ -19,10 +19,9 @@ _SIZE, _SEARCH = "capacity size", "capacity search"
 def page() -> None:
     """Draws the page."""
     text = asking.draw()
-    if text is not None:
-        _size(text)
+    possible = text is not None and _size(text)
     st.button(
-        "Search", type="primary", icon=":material/search:", disabled=text is None,
+        "Search", type="primary", icon=":material/search:", disabled=not possible,
         on_click=_begin, args=(text,),
         help="Simulates on all cores; searches of others who use this server wait for their turn",
     )  # fmt: skip
@@ -43,13 +42,14 @@ def page() -> None:
 
 
 def _begin(text: str) -> None:
-    job_key = st.session_state.get(_SEARCHED)
-    if job_key == text:  # once more, where it was cancelled
+    if st.session_state.get(_SEARCHED) == text:  # once more, where it was cancelled
         session.retry(_SEARCH)
     st.session_state[_SEARCHED] = text
 
 
-def _size(text: str) -> None:
+def _size(text: str) -> bool:
+    """Draws how large the search is; whether it can be begun, as far as is known."""
+
     def draw(found: dict[str, Any]) -> None:
         words = simulator.asked_words(found)
         bearing = f" {words.bearing}" if words.bearing else ""
@@ -60,7 +60,9 @@ def _size(text: str) -> None:
         ]
         st.markdown("\n".join(f"- {look.plain(line)}" for line in lines))
 
-    follow(_SIZE, session.ask(_SIZE, key_of(text), describing(text, session.choice().within)), draw)
+    job = session.ask(_SIZE, key_of(text), describing(text, session.choice().within))
+    follow(_SIZE, job, draw)
+    return job.error is None
 
 
 def _work(found: dict[str, Any]) -> str:
