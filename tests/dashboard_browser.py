@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, sync_playwright
 
 PATIENCE_MS = 60_000
 
@@ -70,7 +70,7 @@ class Window:
         self.context.set_default_timeout(PATIENCE_MS)
         self.context.route("**/*", self._own)
         self.page: Page = self.context.new_page()
-        self.page.on("console", lambda message: self._noted(message.type, message.text))
+        self.page.on("console", self._noted)
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
 
     def _own(self, route: Route) -> None:
@@ -81,9 +81,11 @@ class Window:
             self.complaints.append(f"asks {address}")
             route.abort()
 
-    def _noted(self, kind: str, text: str) -> None:
-        if kind == "error":
-            self.complaints.append(f"console: {text}")
+    def _noted(self, message: ConsoleMessage) -> None:
+        # Streamlit's client looks for the server below the page's path first, and then at the root.
+        probe = message.location["url"].endswith(("/_stcore/health", "/_stcore/host-config"))
+        if message.type == "error" and not ("404" in message.text and probe):
+            self.complaints.append(f"console: {message.text} {message.location['url']}")
 
     def open(self, path: str = "/") -> Window:
         """Goes to an address of the dashboard, and waits for all of it."""
@@ -105,8 +107,16 @@ class Window:
 
     def go(self, title: str) -> Window:
         """Follows the navigation."""
-        self.page.get_by_role("link", name=title, exact=True).first.click()
-        self.page.wait_for_function("title => document.title.startsWith(title)", arg=title)
+        self.page.get_by_test_id("stTopNavLink").filter(has_text=title).first.click()
+        self.page.wait_for_function("before => location.href !== before", arg=self.page.url)
+        return self.settled()
+
+    def turn(self, knob: str, value: str) -> Window:
+        """Types a number into a knob of the sidebar."""
+        field = self.page.get_by_role("spinbutton", name=knob)
+        field.fill(value)
+        field.press("Enter")
+        self.page.wait_for_function("before => location.href !== before", arg=self.page.url)
         return self.settled()
 
     def metrics(self) -> dict[str, str]:
