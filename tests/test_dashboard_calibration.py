@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 from streamlit.testing.v1 import AppTest
 
-from calibration.validate import example_csv, read_dataset
+from calibration.validate import Comparison, example_csv, read_dataset, validate
+from dashboard.background import CancelledError
 from dashboard.calibrate import fitting, validation
 from simulator import engine_origins, hardware_origins, load_engine, load_hardware
 from simulator.cli import cli
@@ -208,6 +209,31 @@ def test_the_example_is_read_as_the_sample_is(tmp_path: Path) -> None:
     assert not dataset.ignored
     assert {point.engine for point in dataset.points} == {"vllm"}
     assert len({(point.isl, point.concurrency) for point in dataset.points}) > 3
+
+
+def test_what_is_finished_before_a_validation_ends_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "few.csv"
+    file.write_text(HEADER + "".join(ROW.format(users) for users in (1, 2, 3)))
+    given = []
+
+    def second(comparison: Comparison) -> None:
+        given.append(comparison.point.id)
+        if len(given) == 2:
+            raise CancelledError
+
+    with pytest.raises(CancelledError):
+        validate(read_dataset(file), tmp_path / "kept", each=second)
+    seen = []
+    again = validate(read_dataset(file), tmp_path / "kept", each=lambda c: seen.append(c.point.id))
+    assert again.computed == 1
+    assert set(seen[:2]) == set(given)  # those of the run before come first
+    assert len(seen) == len(again.comparisons) == 3
+
+    def dead() -> None:
+        raise CancelledError
+
+    with pytest.raises(CancelledError):
+        validate(read_dataset(file), tmp_path / "other", alive=dead)
 
 
 def test_the_page_needs_no_torch() -> None:

@@ -15,6 +15,9 @@ from dashboard import look
 BANDS_PCT = (10, 25)
 """Around the line on which predictions equal measurements."""
 
+LINES = "Lines: no error; dashed: ±10%; dotted: ±25%."
+"""What they are, in words."""
+
 _GREY = "#7a8494"
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up")
 _SHORT = 26
@@ -159,6 +162,8 @@ def residuals(families: Sequence[dict[str, Any]]) -> go.Figure | None:
         )
     )  # fmt: skip
     chart.add_vline(x=0, line={"color": _GREY, "width": 1})
+    low, high = min(row["low_pct"] for row in known), max(row["high_pct"] for row in known)
+    chart.update_xaxes(range=[1.05 * low, high + 0.12 * (high - low)])  # room for the texts
     chart.update_yaxes(rangemode="normal", title=None, dtick=1)
     return chart
 
@@ -200,15 +205,14 @@ def _marker(number: int) -> dict[str, Any]:
 
 def _bands(chart: go.Figure, x: Sequence[float], y: Sequence[float]) -> None:
     """The line of no error, and one for each of ``BANDS_PCT`` above and below it."""
-    lines = [(1.0, "no error", "solid")]
+    lines = [(1.0, "solid")]
     for percent, dash in zip(BANDS_PCT, ("dash", "dot"), strict=True):
-        lines += [(1 + percent / 100, f"±{percent}%", dash), (1 - percent / 100, "", dash)]
-    for factor, name, dash in lines:
+        lines += [(1 + percent / 100, dash), (1 - percent / 100, dash)]
+    for factor, dash in lines:
         chart.add_trace(
             go.Scatter(
-                x=list(x), y=[factor * value for value in y], mode="lines", name=name,
-                showlegend=bool(name), hoverinfo="skip",
-                line={"color": _GREY, "width": 1, "dash": dash},
+                x=list(x), y=[factor * value for value in y], mode="lines", showlegend=False,
+                hoverinfo="skip", line={"color": _GREY, "width": 1, "dash": dash},
             )
         )  # fmt: skip
 

@@ -157,22 +157,25 @@ def _answer(found: work.Fitting) -> None:
                 charts.before_after(fit.checks, metric), f"own {metric}",
                 f"Predicted over measured {TITLES[metric]} of every row before and after the fit",
             )  # fmt: skip
+    st.caption(charts.LINES)
     with st.expander("Every row"):
         st.dataframe(pd.DataFrame(_rows(found)), hide_index=True, alt="Every row")
     st.subheader("The engine profile")
     for line in found.said:
-        st.caption(line)
-    one, two = st.columns([1, 3])
-    one.download_button(
-        "Download the profile", found.yaml, found.name, "application/yaml", on_click="ignore",
-        key="calibration yaml", type="primary", icon=":material/download:",
-        help="What `simulate fit --served --out` writes; name the file in a scenario as "
-        "engine.profile",
-    )  # fmt: skip
-    two.button(
-        "Use in the scenario", key="calibration use", on_click=_use, args=(found,),
-        help="Sets engine.profile of the sidebar's scenario to this profile, for this session",
-    )  # fmt: skip
+        st.caption(look.plain(line))
+    with st.container(horizontal=True):
+        st.download_button(
+            "Download the profile", found.yaml, found.name, "application/yaml", on_click="ignore",
+            key="calibration yaml", type="primary", icon=":material/download:",
+            help="What `simulate fit --served --out` writes; name the file in a scenario as "
+            "engine.profile",
+        )  # fmt: skip
+        if st.button(
+            "Use in the scenario", key="calibration use",
+            help="Sets engine.profile of the sidebar's scenario to this profile, for this session",
+        ):  # fmt: skip
+            _use(found)
+            st.rerun()  # the sidebar, too
     if st.session_state.get("calibration used") == found.name:
         st.success(
             "The scenario in the sidebar now runs with this profile.", icon=":material/check:"

@@ -125,6 +125,8 @@ def _answer(answer: work.Validated) -> None:
     )  # fmt: skip
     if skipped:
         _left_out(answer)
+    if not answer.whole:
+        return
     st.download_button(
         "Every point as CSV", csv_text(found), f"{answer.validation.dataset}-points.csv",
         "text/csv", on_click="ignore", key="calibration csv",
@@ -202,11 +204,12 @@ def _charts(found: Sequence[Comparison], metric: str, colour: str) -> None:
                 "No row states users or a rate: all requests were queued at once, so there is no "
                 "load to draw the error against."
             )
-            return
-        look.choose(
-            chart, "calibration load", f"Predicted over measured {TITLES[metric]} against load",
-            _chosen,
-        )  # fmt: skip
+        else:
+            look.choose(
+                chart, "calibration load",
+                f"Predicted over measured {TITLES[metric]} against load", _chosen,
+            )  # fmt: skip
+    st.caption(f"{charts.LINES} Bars: the 80% interval of the prediction.")
 
 
 def _chosen(points: list[list[object]]) -> None:
