@@ -15,6 +15,7 @@ PAGES = (
     ("compare", "Compare", ":material/compare_arrows:"),
     ("roofline", "Roofline", ":material/roofing:"),
     ("capacity", "Capacity", ":material/savings:"),
+    ("fleet", "Fleet", ":material/lan:"),
     ("calibration", "Calibration", ":material/straighten:"),
     ("trace", "Trace", ":material/timeline:"),
 )  # fmt: skip

@@ -129,21 +129,21 @@ class Choice:
 
     def with_workload(self, workload: Mapping[str, Any]) -> Choice:
         """The same with other traffic, whatever was replaced in it before."""
-        return self._without("workload").with_set("workload", json.dumps(workload))
+        return self.without("workload").with_set("workload", json.dumps(workload))
 
     def with_lengths(self, lengths: Mapping[str, Any]) -> Choice:
         """The same with other lengths of requests."""
-        return self._without("workload.lengths").with_set("workload.lengths", json.dumps(lengths))
+        return self.without("workload.lengths").with_set("workload.lengths", json.dumps(lengths))
 
     def with_arrivals(self, arrivals: Mapping[str, Any]) -> Choice:
         """The same with other arrivals, which say themselves when they end."""
         rest = self
         for path in ("workload.arrivals", "workload.requests", "workload.duration_s"):
-            rest = rest._without(path)
+            rest = rest.without(path)
         sized = rest.with_set("workload.requests", "null").with_set("workload.duration_s", "null")
         return sized.with_set("workload.arrivals", json.dumps(arrivals))
 
-    def _without(self, path: str) -> Choice:
+    def without(self, path: str) -> Choice:
         """The same without replaced values at and below a path."""
         kept = [
             item for item in self.sets

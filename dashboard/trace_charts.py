@@ -53,7 +53,7 @@ def _lengths(inputs: look.Bars, outputs: look.Bars) -> None:
         edges = bars.edges
         chart.add_trace(
             go.Scatter(
-                x=edges, y=[*bars.values, bars.values[-1]], fill="tozeroy", name=name,
+                x=edges, y=[*bars.values, bars.values[-1]], fill="tozeroy", name=name, mode="lines",
                 line={"shape": "hv", "width": 1.5, "color": look.COLOURS[colour]},
                 customdata=[*zip(edges, [*edges[1:], edges[-1]], strict=True)],
                 hovertemplate="%{customdata[0]:,.0f} to %{customdata[1]:,.0f} tokens: %{y:,} "

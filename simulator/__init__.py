@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from simulator.results import Definition, Line, Result, compare, compare_all
     from simulator.results.definitions import definition_of, value_at
     from simulator.results.format import duration, with_unit
+    from simulator.results.history import FleetEvent, History
     from simulator.results.origins import engine_origins, hardware_origins, origins
     from simulator.rooflines import Roofline, RooflineStep, StepOperator, roofline
     from simulator.scenario import Scenario, dump_scenario, load_scenario, parse_scenario
@@ -55,6 +56,8 @@ _HOME = {
     "AskedWords": "simulator.planner.report.told",
     "Definition": "simulator.results",
     "Difference": "simulator.scenario.difference",
+    "FleetEvent": "simulator.results.history",
+    "History": "simulator.results.history",
     "Line": "simulator.results",
     "PlanWords": "simulator.planner.report.told",
     "Result": "simulator.results",
@@ -118,6 +121,8 @@ __all__ = [
     "AskedWords",
     "Definition",
     "Difference",
+    "FleetEvent",
+    "History",
     "Line",
     "PlanWords",
     "Result",

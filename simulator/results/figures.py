@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from simulator.results.history import mean_of_steps, overlaps, rate
 from simulator.results.lives import UP
 from simulator.results.presence import HELD
 from simulator.results.slo import slo_of_classes
@@ -153,8 +154,8 @@ def over_time(result: Result) -> dict[str, Figure]:
     coarse = np.linspace(0.0, edges[-1], RATE_BINS + 1)
     centre = (coarse[:-1] + coarse[1:]) / 2
     rates = [
-        _line(centre, _rate(record.sent_s, coarse), "sent", 3),
-        _line(centre, _rate(record.finish_s, coarse), "completed", 0),
+        _line(centre, rate(record.sent_s, coarse), "sent", 3),
+        _line(centre, rate(record.finish_s, coarse), "completed", 0),
     ]
     flow = [
         _line(middle, made / width, "output tokens", 0),
@@ -183,18 +184,9 @@ def _replicas(result: Result, edges: Floats, middle: Floats) -> list[Figure]:
         numbers = range(group.first, group.end)
         for place, (title, states) in enumerate((("held", HELD), ("up", (UP,)))):
             name = title if len(record.groups) == 1 else f"{group.name} {title}"
-            mean = _mean_of_steps(*lives.counts(states, end_of_run(record), numbers), edges)
+            mean = mean_of_steps(*lives.counts(states, end_of_run(record), numbers), edges)
             traces.append(_line(middle, mean, name, (2 * number + place) % 6))
     return traces
-
-
-def _mean_of_steps(times: Floats, values: Ints, edges: Floats) -> Floats:
-    """Mean of a step function within each bin: its integral is linear between changes."""
-    ends = np.maximum(np.append(times[1:], edges[-1]), times)
-    integral = np.concatenate(([0.0], np.cumsum((ends - times) * values)))
-    at = np.interp(edges, np.append(times, max(ends[-1], edges[-1])), integral)
-    mean: Floats = np.diff(at) / (edges[1] - edges[0])
-    return mean
 
 
 def _chart(common: Figure, traces: list[Figure], y: Figure) -> Figure:
@@ -207,20 +199,11 @@ Pairs = tuple[Ints, Ints, Floats]
 def _pairs(result: Result, edges: Floats, chunk: int = 1 << 18) -> Iterator[Pairs]:
     """Which rows of the step table lie in which bins, and for how many seconds."""
     steps = result.record.steps
-    width = edges[1] - edges[0]
     for start in range(0, len(steps), chunk):
         rows = np.arange(start, min(start + chunk, len(steps)))
         begin = steps.start_s[rows]
-        end = begin + steps.duration_s[rows]
-        first = np.clip((begin / width).astype(np.int64), 0, BINS - 1)
-        last = np.clip((end / width).astype(np.int64), first, BINS - 1)
-        count = last - first + 1
-        row = np.repeat(rows, count)
-        offset = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        bins = np.repeat(first, count) + offset
-        low = np.maximum(np.repeat(begin, count), edges[bins])
-        high = np.minimum(np.repeat(end, count), edges[bins + 1])
-        yield row, bins, np.maximum(high - low, 0.0)
+        row, bins, seconds = overlaps(begin, begin + steps.duration_s[rows], edges)
+        yield start + row, bins, seconds
 
 
 def _held_s(result: Result, edges: Floats) -> Floats:
@@ -255,12 +238,6 @@ def _band(series: Series, x: Floats, name: str, colour: int) -> tuple[Figure, ..
     lower = _line(x, series.low, name, colour) | {"role": "lower"}
     upper = _line(x, series.high, name, colour) | {"role": "upper"}
     return lower, upper, _line(x, series.mean, name, colour)
-
-
-def _rate(times: Floats, edges: Floats) -> Floats:
-    counts, _ = np.histogram(times[np.isfinite(times)], edges)
-    rate: Floats = counts / (edges[1] - edges[0])
-    return rate
 
 
 def _short(values: Floats) -> list[float]:

@@ -23,6 +23,8 @@ from simulator.results.window import Window, window_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from simulator.results.history import History
+
 
 class Result:
     """Everything that is known after a run; figures are computed when they are first asked for.
@@ -99,6 +101,13 @@ class Result:
         from simulator.results.tables import timeline_columns
 
         return pd.DataFrame(timeline_columns(self))
+
+    def history(self, bins: int = 240) -> History:
+        """The run over time in so many intervals of equal length: traffic, replicas, SLO, cost and
+        power; see ``History``."""
+        from simulator.results.history import history
+
+        return history(self, bins)
 
     def check_integrity(self) -> None:
         """Raises a ValueError if the run breaks a conservation law."""

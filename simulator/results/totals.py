@@ -139,7 +139,7 @@ def totals(record: RunRecord, accountant: Accountant, window: Window, *, kv_grow
             several steps used fewer on average than at its end.
     """
     result = Totals()
-    for start, stop in _chunks(record):
+    for start, stop in chunks(record):
         part = rows(record.steps, start, stop)
         part = cut_at(cut_at(part, window.start_s), window.end_s)
         _add(result, part, accountant.account(part), window, kv_grows=kv_grows)
@@ -158,7 +158,7 @@ def totals(record: RunRecord, accountant: Accountant, window: Window, *, kv_grow
     return result
 
 
-def _chunks(record: RunRecord) -> Iterator[tuple[int, int]]:
+def chunks(record: RunRecord) -> Iterator[tuple[int, int]]:
     """Ranges of rows; lanes that step together stay together."""
     start_s, start = record.steps.start_s, 0
     while start < len(start_s):
