@@ -118,6 +118,7 @@ def test_wrong_files_get_a_sentence() -> None:
     # And a right one is validated.
     upload(app, "calibration points", HEADER + ROW.format(1))
     assert app.dataframe[0].value["n"].iloc[0] == 1
+    assert "All points have the same load" in app.info[0].value
 
 
 def test_provenance_tells_fitted_inherited_and_assumed() -> None:

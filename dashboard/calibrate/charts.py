@@ -60,13 +60,13 @@ def scatter(found: Sequence[Comparison], metric: str, colour: str) -> go.Figure:
 
 def against_load(found: Sequence[Comparison], metric: str, colour: str) -> go.Figure | None:
     """Predicted over measured against users at once, or against requests a second where no point
-    has users; None where none has either."""
+    has users; None where all have the same load."""
     known = [c for c in found if c.pair(metric) is not None]
     title, load = "users at once", _users
     if not any(load(c) for c in known):
         title, load = "requests sent a second", _rate
     known = [c for c in known if load(c)]
-    if not known:
+    if len({load(c) for c in known}) < 2:
         return None
     ratios = [_ratio(c, metric) for c in known]
     low, high = _ends([load(c) or 1.0 for c in known])

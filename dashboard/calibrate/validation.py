@@ -200,10 +200,7 @@ def _charts(found: Sequence[Comparison], metric: str, colour: str) -> None:
     with right:
         chart = charts.against_load(found, metric, colour)
         if chart is None:
-            st.info(
-                "No row states users or a rate: all requests were queued at once, so there is no "
-                "load to draw the error against."
-            )
+            st.info("All points have the same load, so there is nothing to draw the error against.")
         else:
             look.choose(
                 chart, "calibration load",
