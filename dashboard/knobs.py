@@ -13,8 +13,8 @@ from dashboard import session
 from dashboard.choice import Choice
 from simulator import Scenario, Setting, UserError, scenario_field
 
-OWN = "as its own"
-"""In a list of choices, where null means what another value says."""
+DEFAULT = "default"
+"""In a list of choices, for null: what the model, the device or the engine say."""
 
 _TRAFFIC = (
     ("rate_scale", "Rate × recorded"),
@@ -168,16 +168,17 @@ def draw(knob: Knob, choice: Choice) -> None:
     if setting.choices or setting.kind == "switch":
         options = list(setting.choices or (True, False))
         if setting.nullable:
-            options.insert(0, None)
-        if value not in options:
-            options.append(value)
-        st.session_state[key] = value
+            options.insert(0, DEFAULT)
+        shown = DEFAULT if value is None else value
+        if shown not in options:
+            options.append(shown)
+        st.session_state[key] = shown
         st.selectbox(changed, options, format_func=_said, **common)
     elif setting.kind in ("number", "whole"):
         whole = setting.kind == "whole"
         st.session_state[key] = value
         st.number_input(
-            changed, value=None, placeholder="not given" if setting.nullable else "",
+            changed, value=None if setting.nullable else "min", placeholder="default",
             min_value=_end(setting.least, whole), max_value=_end(setting.most, whole),
             step=_step(_own(choice, setting.path), whole), format=None if whole else "%g", **common,
         )  # fmt: skip
@@ -189,6 +190,8 @@ def draw(knob: Knob, choice: Choice) -> None:
 def turned(path: str) -> None:
     """Takes the new value of a knob."""
     value = st.session_state[f"knob {path}"]
+    if value == DEFAULT:
+        value = None
     session.choose(session.choice().with_value(path, value))
 
 
@@ -210,8 +213,6 @@ def _help(setting: Setting) -> str:
 
 
 def _said(value: Any) -> str:
-    if value is None:
-        return "default"
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)

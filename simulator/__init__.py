@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from simulator.hardware import load_hardware
     from simulator.launch import launch_files
     from simulator.models import load_model
-    from simulator.planner.api import deployment_scenario, describe_plan, plan, sweep
+    from simulator.planner.api import deployment_scenario, describe_plan, load_report, plan, sweep
     from simulator.planner.document import load_plan, parse_plan
+    from simulator.planner.explanation.explain import explain_result
+    from simulator.planner.loads.load_words import load_lines
     from simulator.planner.pareto import on_front
     from simulator.planner.report.charts import plan_data
     from simulator.planner.report.plan_page import plan_page
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from simulator.results.format import duration, with_unit
     from simulator.results.history import FleetEvent, History
     from simulator.results.origins import engine_origins, hardware_origins, origins
+    from simulator.results.said import run_lines
     from simulator.rooflines import Roofline, RooflineStep, StepOperator, roofline
     from simulator.scenario import Scenario, dump_scenario, load_scenario, parse_scenario
     from simulator.scenario.confined import scenario_files
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from simulator.workload import table_names, trace_names
     from simulator.workload.describe_rates import is_rate_table
     from simulator.workload.profile import TraceProfile, profile_trace
+    from simulator.simulation import simulate, traffic_of
 
 __version__ = "0.1.0"
 
@@ -79,6 +83,7 @@ _HOME = {
     "duration": "simulator.results.format",
     "engine_names": "simulator.engines",
     "engine_origins": "simulator.results.origins",
+    "explain_result": "simulator.planner.explanation.explain",
     "figure_text": "simulator.planner.report.told",
     "figure_title": "simulator.planner.report.told",
     "hardware_origins": "simulator.results.origins",
@@ -86,8 +91,10 @@ _HOME = {
     "launch_files": "simulator.launch",
     "load_engine": "simulator.engines",
     "load_hardware": "simulator.hardware",
+    "load_lines": "simulator.planner.loads.load_words",
     "load_model": "simulator.models",
     "load_plan": "simulator.planner.document",
+    "load_report": "simulator.planner.api",
     "load_scenario": "simulator.scenario",
     "load_with_places": "simulator.scenario.load",
     "on_front": "simulator.planner.pareto",
@@ -104,6 +111,7 @@ _HOME = {
     "plan_table": "simulator.planner.report.told",
     "plan_words": "simulator.planner.report.told",
     "profile_trace": "simulator.workload.profile",
+    "run_lines": "simulator.results.said",
     "roofline": "simulator.rooflines",
     "scenario_differences": "simulator.scenario.difference",
     "scenario_field": "simulator.scenario.settable",
@@ -113,6 +121,7 @@ _HOME = {
     "sweep": "simulator.planner.api",
     "table_names": "simulator.workload",
     "trace_names": "simulator.workload",
+    "traffic_of": "simulator.simulation",
     "value_at": "simulator.results.definitions",
     "with_unit": "simulator.results.format",
 }
@@ -145,6 +154,7 @@ __all__ = [
     "duration",
     "engine_names",
     "engine_origins",
+    "explain_result",
     "figure_text",
     "figure_title",
     "hardware_origins",
@@ -152,8 +162,10 @@ __all__ = [
     "launch_files",
     "load_engine",
     "load_hardware",
+    "load_lines",
     "load_model",
     "load_plan",
+    "load_report",
     "load_scenario",
     "load_with_places",
     "on_front",
@@ -172,6 +184,7 @@ __all__ = [
     "profile_trace",
     "roofline",
     "scenario_differences",
+    "run_lines",
     "scenario_field",
     "scenario_files",
     "scenario_names",
@@ -179,6 +192,7 @@ __all__ = [
     "sweep",
     "table_names",
     "trace_names",
+    "traffic_of",
     "value_at",
     "with_unit",
 ]

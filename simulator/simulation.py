@@ -57,8 +57,6 @@ def simulate(
             f"simulate() takes a Scenario, not a {type(scenario).__name__}; "
             "load_scenario() makes one from a name, a file or a mapping"
         )
-    import numpy as np
-
     from simulator.cluster import run_groups
     from simulator.cluster.groups import Serving
     from simulator.resolution.pools import group_of, resolve_pools
@@ -67,15 +65,11 @@ def simulate(
     from simulator.results import Result
     from simulator.results.fleet import Member
     from simulator.uncertainty import first_part, uncertainty
-    from simulator.workload import build_requests
 
     pools = resolve_pools(scenario, base, engine)
     paths_of(scenario, pools)
     seed = scenario.measurement.seed
-    if traffic is None:
-        requests = build_requests(scenario.workload, np.random.default_rng(seed), base)
-    else:
-        requests = traffic()
+    requests = traffic_of(scenario, base) if traffic is None else traffic()
     if at_most is not None:
         requests = first_part(requests, at_most)
     serving = scenario.deployment
@@ -119,3 +113,22 @@ def simulate(
         return uncertainty(scenario.measurement, members, record, steps, run)
 
     return Result(first, record, accountant, asked, members)
+
+
+def traffic_of(scenario: Scenario, base: Path | None = None) -> Requests:
+    """The requests that ``simulate`` sends; ``len`` says how many. Two runs of the same need
+    them made once: ``simulate(scenario, traffic=lambda: requests)``.
+
+    Args:
+        scenario: its workload and seed.
+        base: folder that relative paths start from; default: the current one.
+
+    Raises:
+        UserError: the workload cannot be made, with the reason.
+    """
+    import numpy as np
+
+    from simulator.workload import build_requests
+
+    rng = np.random.default_rng(scenario.measurement.seed)
+    return build_requests(scenario.workload, rng, base)

@@ -89,24 +89,10 @@ def _report(
     quick: bool,
     working: Working,
 ) -> dict[str, Any]:
-    from simulator.planner.judge import limits_of
-    from simulator.planner.loads.highest import highest_rate
-    from simulator.planner.loads.load import load_curve
+    from simulator.planner.loads.load import load_report
 
     with WorkBar() as bar, working.open(bar) as work:
-        highest = None
-        if limits_of(constraints, scenario):
-            highest = highest_rate(
-                scenario, constraints, work, seeds=1 if quick else 3, interval=not quick
-            )
-        also = [highest.factor] if highest and highest.factor is not None else []
-        curve = load_curve(scenario, work, metric=metric, also=also, quick=quick)
-    return {
-        "name": scenario.name,
-        "description": scenario.description,
-        "curve": curve.as_dict(),
-        "highest": highest and highest.as_dict(),
-    }
+        return load_report(scenario, constraints, metric, work, quick=quick)
 
 
 def _save(report: dict[str, Any], out: str | None) -> list[str]:

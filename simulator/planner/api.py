@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,11 @@ from simulator.planner.document import Asked, load_plan
 from simulator.planner.jobs.work import Standing, Work
 
 if TYPE_CHECKING:
+    from simulator.planner.constraints import Constraint
     from simulator.scenario import Scenario
+
+LoadTold = Callable[[Standing], object]
+"""Gets how far the simulations are."""
 
 PlanTold = Callable[[str, Standing], object]
 """Gets what is being done, in words, and how far it is: in the stage ``bounds`` the kinds of
@@ -74,6 +78,46 @@ def sweep(
         return simulate_all(points, work, name=asked.plan.name, limits=asked.plan.constraints)
 
     return _with(source, workers, store, told, run)
+
+
+def load_report(
+    scenario: Scenario,
+    constraints: Sequence[Constraint] = (),
+    *,
+    metric: str = "e2e_ms.mean",
+    quick: bool = False,
+    workers: int | None = None,
+    told: LoadTold | None = None,
+    first: Callable[[dict[str, Any]], object] | None = None,
+) -> dict[str, Any]:
+    """Latency and throughput as the load grows, and the highest load that holds: what ``simulate
+    load --json`` prints.
+
+    Args:
+        scenario: its traffic is scaled, from a tenth of what saturates the deployment to beyond.
+        constraints: what the highest load must hold; default: the SLO.
+        metric: latency whose knee is looked for.
+        quick: fewer points, and no interval of the highest load.
+        workers: simulations at once; default: one a core.
+        told: called with every simulation, and several times a second between them. If it raises,
+            the work ends at once with this exception, and no process is left behind.
+        first: called with the quick report, before work on the other one begins.
+
+    Returns:
+        Plain data: ``name``, ``description``, ``curve`` (``points``, each with ``factor``,
+        ``rate_per_s``, ``users``, ``keeps_up`` and ``figures``; ``knee``; ``saturation_per_s``) and
+        ``highest``, null where there is nothing to hold.
+
+    Raises:
+        UserError: the scenario cannot be simulated, or its traffic has no rate to raise.
+    """
+    from simulator.planner.loads.load import load_report as report
+
+    telling = _Telling(None if told is None else lambda _, standing: told(standing))
+    with _work(workers, None, None if told is None else telling) as work:
+        if first is not None and not quick:
+            first(report(scenario, constraints, metric, work, quick=True))
+        return report(scenario, constraints, metric, work, quick=quick)
 
 
 def describe_plan(

@@ -20,25 +20,20 @@ from simulator.results.format import (
     percent,
     with_unit,
 )
-from simulator.results.origins import origin_words, overheads_words
 from simulator.results.page import in_script, style
 from simulator.results.phrases import (
     adapters_line,
     answers_line,
-    counted_line,
-    engine_line,
     fleet_lines,
-    hardware_line,
     interval_row,
     interval_title,
     job_lines,
     latencies,
-    model_line,
     slo_lines,
     speculation_lines,
-    traffic_line,
 )
-from simulator.results.pool_phrases import POOL_COLUMNS, handover_line, pool_lines, pool_rows
+from simulator.results.pool_phrases import POOL_COLUMNS, handover_line, pool_rows
+from simulator.results.said import simulated_lines, source_lines
 from simulator.results.window import end_of_run
 
 if TYPE_CHECKING:
@@ -98,14 +93,7 @@ def _section(title: str, *content: str) -> str:
 
 
 def _header(summary: Summary) -> str:
-    lines = [
-        ("Model", model_line(summary)),
-        ("Hardware", hardware_line(summary)),
-        ("Engine", engine_line(summary)),
-        ("Traffic", traffic_line(summary)),
-        ("Counted", counted_line(summary)),
-        *pool_lines(summary),
-    ]
+    lines = simulated_lines(summary)
     return (
         f"<header><h1>{escape(summary['name'])}</h1>"
         f'<p class="lead">{escape(summary["description"])}</p>{parts.facts(lines)}'
@@ -372,24 +360,8 @@ def _definitions() -> str:
 
 
 def _provenance(summary: Summary) -> str:
-    simulated = summary["simulated"]
-    pools = simulated["pools"]
-    lines = [line for name, pool in pools.items() for line in _sources_of(pool, f"{name}: ")]
-    lines = lines or _sources_of(simulated, "")
-    lines.append(("Seed", str(simulated["seed"])))
+    lines = [*source_lines(summary), ("Seed", str(summary["simulated"]["seed"]))]
     return _section("Where the figures come from", parts.facts(lines))
-
-
-def _sources_of(machine: Summary, prefix: str) -> list[tuple[str, str]]:
-    hardware, engine = machine["hardware"], machine["engine"]
-    fitted = overheads_words(engine["fitted"])
-    lines = [
-        ("Model", machine["model"]["source"]),
-        ("Kernels", origin_words(hardware["efficiency"])),
-        ("Power", origin_words(hardware["power"])),
-        ("Engine", f"{engine['title']} {engine['version']}: overheads are {fitted}"),
-    ]
-    return [(prefix + title, text) for title, text in lines]
 
 
 def _scenario(summary: Summary) -> str:

@@ -73,16 +73,53 @@ class Result:
         return counted_gaps(self.record, self.window)
 
     @cached_property
+    def _bare(self) -> dict[str, Any]:
+        return self._summarized(None)
+
+    @cached_property
     def _summary(self) -> dict[str, Any]:
+        return self._summarized(self._uncertainty()) if self._uncertainty else self._bare
+
+    def _summarized(self, uncertainty: dict[str, Any] | None) -> dict[str, Any]:
         return summarize(
             self.deployment, self.record, self.members, self.window, self.times, self.gaps,
-            self._uncertainty() if self._uncertainty is not None else None,
+            uncertainty,
         )  # fmt: skip
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self, *, intervals: bool = True) -> dict[str, Any]:
         """All metrics, nested, JSON-able, units in the keys, null for what is undefined; what each
-        key means stands in ``simulator.results.definitions``."""
-        return copy.deepcopy(self._summary)
+        key means stands in ``simulator.results.definitions``.
+
+        Args:
+            intervals: False leaves ``uncertainty`` null, which saves two runs where nobody asked
+                for it yet.
+        """
+        return copy.deepcopy(self._summary if intervals else self._bare)
+
+    def distributions(self) -> dict[str, Any]:
+        """Cumulative distributions of ``ttft``, ``tpot``, ``itl`` and ``e2e``, as the HTML report
+        draws them: ``traces`` with ``x`` in ms and ``y`` in % of requests (``itl``: of gaps), each
+        of a class (``name``; empty where there is one), 300 points at most; ``marks`` at the SLO's
+        limits with ``x`` and ``label``; the axis ``x``, which may be logarithmic."""
+        from simulator.results.figures import distributions
+
+        return distributions(self)
+
+    def over_time(self) -> dict[str, Any]:
+        """What went on over the simulated seconds, as the HTML report draws it: ``load`` (requests
+        running and waiting, a replica), ``kv`` (% of the blocks), ``tokens`` (1/s) and ``requests``
+        (1/s), each with ``traces`` of 400 points at most, and the counted ``window``; ``replicas``
+        where they come and go. Traces with a ``role`` are the ``lower`` and ``upper`` edge over
+        replicas."""
+        from simulator.results.figures import over_time
+
+        return over_time(self)
+
+    def report(self) -> str:
+        """The HTML report, as ``save`` writes it."""
+        from simulator.results.html import report
+
+        return report(self)
 
     @property
     def requests(self) -> pd.DataFrame:

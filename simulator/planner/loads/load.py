@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from simulator.errors import UserError
+from simulator.planner.constraints import Constraint
 from simulator.planner.jobs.tasks import Outcome
 from simulator.planner.jobs.work import Workplace
-from simulator.planner.judge import overloaded
+from simulator.planner.judge import limits_of, overloaded
+from simulator.planner.loads.highest import highest_rate
 from simulator.planner.loads.knee import Knee, LoadPoint, around_knee, knee_of, throughput
 from simulator.planner.loads.load_task import FIGURES, check_scalable, loads_of, number_at, task_at
 from simulator.results.definitions import value_at
@@ -100,6 +102,34 @@ def load_curve(
         probe.at(around_knee(probe.points(), path))
     points = probe.points()
     return LoadCurve(scenario.name, points, knee_of(points, path), _best(points), len(points))
+
+
+def load_report(
+    scenario: Scenario,
+    constraints: Sequence[Constraint],
+    metric: str,
+    work: Workplace,
+    *,
+    quick: bool = False,
+) -> dict[str, Any]:
+    """The curve and, where there is something to hold, the highest load that does; as JSON has it.
+
+    Raises:
+        UserError: as ``load_curve`` and ``highest_rate`` do.
+    """
+    highest = None
+    if limits_of(constraints, scenario):
+        highest = highest_rate(
+            scenario, constraints, work, seeds=1 if quick else 3, interval=not quick
+        )
+    also = [highest.factor] if highest and highest.factor is not None else []
+    curve = load_curve(scenario, work, metric=metric, also=also, quick=quick)
+    return {
+        "name": scenario.name,
+        "description": scenario.description,
+        "curve": curve.as_dict(),
+        "highest": highest and highest.as_dict(),
+    }
 
 
 def _best(points: Sequence[LoadPoint]) -> float:

@@ -66,6 +66,11 @@ def highest_lines(report: Report) -> list[tuple[str, str]]:
     return lines
 
 
+def load_lines(report: Report) -> list[tuple[str, str]]:
+    """What a load report comes to: title and sentence of the knee and of the highest load."""
+    return [("Knee", knee_line(report["curve"])), *highest_lines(report)]
+
+
 def marks(report: Report) -> list[str]:
     """What is said beside each point: the one nearest to the knee, the last that holds, and those
     whose queue grows to the end."""
