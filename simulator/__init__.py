@@ -48,11 +48,10 @@ if TYPE_CHECKING:
     from simulator.scenario.load import load_with_places, parse_with_places
     from simulator.scenario.settable import Setting, scenario_field
     from simulator.scenario.shipped import plan_names, scenario_names
-    from simulator.simulation import simulate
+    from simulator.simulation import simulate, traffic_of
     from simulator.workload import table_names, trace_names
     from simulator.workload.describe_rates import is_rate_table
     from simulator.workload.profile import TraceProfile, profile_trace
-    from simulator.simulation import simulate, traffic_of
 
 __version__ = "0.1.0"
 
@@ -183,8 +182,8 @@ __all__ = [
     "plan_words",
     "profile_trace",
     "roofline",
-    "scenario_differences",
     "run_lines",
+    "scenario_differences",
     "scenario_field",
     "scenario_files",
     "scenario_names",
