@@ -41,6 +41,11 @@ class Run:
     binds: tuple[str, ...]
     page: tuple[bytes, ...] = ()
 
+    @property
+    def preview(self) -> bool:
+        """Whether only the first requests were simulated."""
+        return self.of is not None
+
     def json(self) -> str:
         """What ``simulate run --json`` prints."""
         return json.dumps(self.summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

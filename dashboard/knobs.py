@@ -177,11 +177,12 @@ def draw(knob: Knob, choice: Choice) -> None:
     elif setting.kind in ("number", "whole"):
         whole = setting.kind == "whole"
         st.session_state[key] = value
-        st.number_input(
-            changed, value=None if setting.nullable else "min", placeholder="default",
-            min_value=_end(setting.least, whole), max_value=_end(setting.most, whole),
-            step=_step(_own(choice, setting.path), whole), format=None if whole else "%g", **common,
-        )  # fmt: skip
+        limits: dict[str, Any] = {
+            "value": None if setting.nullable else "min",
+            "min_value": _end(setting.least, whole), "max_value": _end(setting.most, whole),
+            "step": _step(_own(choice, setting.path), whole), "format": None if whole else "%g",
+        }  # fmt: skip
+        st.number_input(changed, placeholder="default", **limits, **common)
     else:
         st.session_state[key] = "" if value is None else value
         st.text_input(changed, **common)

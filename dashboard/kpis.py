@@ -49,7 +49,7 @@ def draw(summary: Summary, baseline: Summary | None) -> None:
                 delta, colour = _change(changes.get(key))
                 st.metric(
                     title, look.told(summary, key), delta, delta_color=colour,
-                    help=definition.text,
+                    delta_arrow="off" if delta == "0%" else "auto", help=definition.text,
                 )  # fmt: skip
                 if key in within:
                     st.caption(interval(within[key], definition.unit))
