@@ -126,27 +126,25 @@ def _deployment(report: Report, text: str, pick: str) -> None:
     st.markdown(f"{verdict} {look.plain(worst)}")
     bearing = simulator.asked_words(report).bearing
     st.caption(f"Figures {bearing or 'with the traffic as it is'}; the scenario as it would run.")
-    left, right = st.columns(2, gap="medium")
-    with left:
-        _figures(trial)
-    with right:
-        try:
-            plan = simulator.parse_plan(text, NAME, within=session.choice().within)
-            scenario = simulator.deployment_scenario(plan, trial)
-        except UserError as error:
-            look.wrong(error)
-            return
-        if scenario is not None:
-            yaml = simulator.dump_scenario(scenario)
-            st.code(yaml, language="yaml", height=300)
-            with st.container(horizontal=True):
-                if report["winner"] is None or label != report["winner"]["label"]:
-                    _take(yaml, str(label), f"{pick} take")
-                st.download_button(
-                    "Download scenario.yaml", yaml, file_name="scenario.yaml",
-                    mime="application/yaml", key=f"{pick} yaml", on_click="ignore",
-                    icon=":material/download:",
-                )  # fmt: skip
+    _figures(trial)
+    try:
+        plan = simulator.parse_plan(text, NAME, within=session.choice().within)
+        scenario = simulator.deployment_scenario(plan, trial)
+    except UserError as error:
+        look.wrong(error)
+        return
+    if scenario is None:
+        return
+    yaml = simulator.dump_scenario(scenario)
+    with st.container(horizontal=True):
+        if report["winner"] is None or label != report["winner"]["label"]:
+            _take(yaml, str(label), f"{pick} take")
+        st.download_button(
+            "Download scenario.yaml", yaml, file_name="scenario.yaml", mime="application/yaml",
+            key=f"{pick} yaml", on_click="ignore", icon=":material/download:",
+        )  # fmt: skip
+    with st.expander("Its scenario as YAML"):
+        st.code(yaml, language="yaml", height=360)
 
 
 def _figures(trial: Report) -> None:
@@ -159,7 +157,7 @@ def _figures(trial: Report) -> None:
                    for path in known],
         "value": [simulator.figure_text(value, path) for path, value in known.items()],
     }  # fmt: skip
-    st.dataframe(pd.DataFrame(rows), hide_index=True, height=346)
+    st.dataframe(pd.DataFrame(rows), hide_index=True, height=300)
 
 
 def _ruled_out(report: Report, words: PlanWords) -> None:

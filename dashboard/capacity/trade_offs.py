@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ STATES = {
 
 WINNER = "star"
 
+WIDTH = 460
+"""Of a plot, pixels."""
+
 LOG_FROM = 30.0
 """Highest over lowest value from which an axis is logarithmic."""
 
@@ -42,11 +46,11 @@ def draw(report: dict[str, Any], pick: str, key: str) -> None:
         return
     st.caption(_legend(report, data))
     limits = {limit["path"]: limit for limit in report["asked"]["constraints"]}
-    columns = st.columns(2, gap="medium")
-    for place, chart in enumerate(data["charts"]):
+    row = st.container(horizontal=True)  # as many beside each other as there is room for
+    for chart in data["charts"]:
         name = f"{key} {chart['id']}"
         x, y = (data["figures"][chart[axis]] for axis in ("x", "y"))
-        with columns[place % 2]:
+        with row.container(width=WIDTH):
             look.show(
                 _plot(data, chart, limits), name, f"{y['title']} against {x['title']}",
                 on_select=partial(_picked, name, pick),
@@ -128,7 +132,7 @@ def _points(points: list[Data], chart: Data, x: Data, y: Data, name: str, group:
             "<br>".join(filter(None, (
                 f"<b>{p['label']}</b>", f"{STATES[p['state']]}",
                 f"{x['title']}: {p['shown'][at[0]]}", f"{y['title']}: {p['shown'][at[1]]}",
-                p["note"],
+                "<br>".join(wrap(p["note"], 44)),
             )))
             for p in points
         ],
