@@ -117,7 +117,9 @@ class Course:
         look.show(chart, "fleet carbon", "emissions since the start, in kg CO₂e, over time")
 
     def _chart(self, y: str) -> go.Figure:
-        return look.figure(f"time, {self.unit}", y, height=_HEIGHT, hovermode="x unified")
+        chart = look.figure(f"time, {self.unit}", y, height=_HEIGHT, hovermode="x unified")
+        chart.update_xaxes(range=[0.0, self.x[-1]])
+        return chart
 
     def _line(
         self, chart: go.Figure, values: Sequence[float | None], name: str, colour: int, **more: str

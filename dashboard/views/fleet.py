@@ -40,11 +40,15 @@ def page() -> None:
     except UserError as error:
         look.wrong(error)
         return
-    _knobs(choice)
+    knobs, course, beside = st.container(), st.container(), st.container()
+    with knobs:
+        _knobs(choice)
     job = session.ask("fleet", key, scaling.day(choice))
-    follow("fleet", job, lambda day: _draw(day, choice))
+    with course:
+        follow("fleet", job, lambda day: _draw(day, choice))
     if job.state == DONE and job.latest is not None:
-        _compare(choice, job.latest)
+        with beside:
+            _compare(choice, job.latest)
 
 
 # --- knobs ---------------------------------------------------------------------------------------
@@ -148,7 +152,8 @@ def _draw(day: scaling.Day, choice: Choice) -> None:
         st.caption(f"Of the first {scaling.PREVIEW_REQUESTS:,} requests; the rest is under way.")
     look.tiles([tile for label, key in _TILES if (tile := _tile(day.summary, label, key))])
     course, history = Course(day.history), day.history
-    charts = [course.load, course.replicas]
+    course.replicas()
+    charts = [course.load]
     if history.met_share:
         charts.append(lambda: course.attainment(choice.scenario.slo.attainment))
     charts.append(course.waiting)
