@@ -25,7 +25,7 @@ KPIS = (
 )
 """Where each stands in a summary, and its title."""
 
-WIDTH = 175
+WIDTH = 200
 """Of one, pixels; as many stand in a row as there is room for."""
 
 Summary = dict[str, Any]

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_S = 60.0
@@ -26,11 +27,12 @@ class Server:
     """A dashboard that answers. ``stop`` ends it as Ctrl-C does."""
 
     def __init__(self, *args: str) -> None:
+        self.folder = TemporaryDirectory()  # of what it keeps
         self.port = free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-m", "simulator", "dashboard", "--no-browser", "--port"]
         self.process = subprocess.Popen(
-            [*command, str(self.port), *args], text=True, cwd=ROOT, stdin=subprocess.DEVNULL,
+            [*command, str(self.port), *args], text=True, cwd=self.folder.name, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
@@ -60,3 +62,4 @@ def serving(*args: str) -> Iterator[Server]:
         if server.process.poll() is None:
             server.process.kill()
             server.process.communicate()
+        server.folder.cleanup()

@@ -64,6 +64,8 @@ PAGES = {
     "what-if": f"/?scenario=chat-8b-h100&{SHORT}",
     "compare": f"/compare?scenario=chat-8b-h100&{SHORT}&set=workload.rate_scale%3D2",
     "roofline": f"/roofline?scenario=chat-8b-h100&{SHORT}",
+    "capacity": f"/capacity?scenario=chat-8b-h100&{SHORT}",
+    "fleet": "/fleet?scenario=failover-8b-h100",
     "calibration": "/calibration",
     "trace": "/trace",
 }
@@ -84,7 +86,7 @@ FILL: dict[str, Callable[[Window], None]] = {"compare": compare}
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_is_drawn_and_fits(window: Opens, pictures: Path, page: str) -> None:
+def test_a_page_is_drawn_and_fits(window: Opens, pictures: Path, tmp_path: Path, page: str) -> None:
     seen = window(PAGES[page])
     if page in FILL:
         FILL[page](seen)
@@ -121,10 +123,12 @@ def test_knobs_move_figures_and_the_address_restores_them(window: Opens) -> None
     assert sum(after[label] != before[label] for label in before) > len(before) / 2
     assert "set=workload.rate_scale%3D40" in first.query()
     assert "baseline" in first.query()
+    assert first.page.get_by_test_id("stMetricDelta").count() > 0
 
     # Another user sees neither the knob nor the baseline, until the address is handed over.
     assert other.open(PAGES["what-if"]).metrics() == before
     assert "baseline" not in other.query()
+    assert other.page.get_by_test_id("stMetricDelta").count() == 0
     assert window("/?" + first.query()).metrics() == after
 
 

@@ -98,7 +98,8 @@ def _add_current() -> None:
 
 def _title(choice: Choice) -> str:
     """Its name, and what was changed."""
-    changed = [item.rpartition(".")[2] for item in choice.sets]
+    split = [item.partition("=") for item in choice.sets]
+    changed = [f"{path.rpartition('.')[2]}={value}" for path, _, value in split]
     return ", ".join([PurePath(choice.name).stem, *changed])
 
 
