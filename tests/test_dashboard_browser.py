@@ -86,7 +86,7 @@ FILL: dict[str, Callable[[Window], None]] = {"compare": compare}
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_is_drawn_and_fits(window: Opens, pictures: Path, tmp_path: Path, page: str) -> None:
+def test_a_page_is_drawn_and_fits(window: Opens, pictures: Path, page: str) -> None:
     seen = window(PAGES[page])
     if page in FILL:
         FILL[page](seen)
