@@ -13,6 +13,9 @@ import simulator
 from dashboard.background import Report, Work
 from dashboard.choice import Choice
 
+RUN = "run"
+"""The question that ``run`` answers, in whatever place of a page."""
+
 PREVIEW_REQUESTS = 2000
 """Of traffic that is much longer, the first so many are simulated before the rest."""
 

@@ -71,9 +71,19 @@ class Job(Generic[T]):
         with self._changed:
             return self._changed.wait_for(lambda: self.ended, seconds)
 
+    def wait_for_some(self, seconds: float) -> bool:
+        """Until there is a first answer or it has ended, but no longer than that; whether so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.ended or self.latest is not None, seconds)
+
     def leave(self, viewer: Viewer) -> None:
         """This viewer waits for it no longer; the last one who leaves cancels it."""
         self.viewers.discard(viewer)
+
+    def _give(self, answer: T) -> None:
+        with self._changed:
+            self.latest = answer
+            self._changed.notify_all()
 
     def _end(self, state: str) -> None:
         with self._changed:
@@ -106,7 +116,7 @@ class Report(Generic[T]):
     def give(self, answer: T) -> None:
         """An answer that a better one will follow."""
         self.alive()
-        self._job.latest = answer
+        self._job._give(answer)
 
 
 Work = Callable[[Report[T]], T]

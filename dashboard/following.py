@@ -11,7 +11,10 @@ from dashboard import session
 from dashboard.background import CANCELLED, FAILED, Job, T
 
 PATIENCE_S = 0.8
-"""So long a page waits before it shows a bar: most answers are there by then."""
+"""So long a page waits for a first answer before it shows a bar."""
+
+FOR_THE_LAST_S = 0.4
+"""So long it waits for the last one, so that quick answers are drawn once and not twice."""
 
 EVERY_S = 0.5
 
@@ -25,10 +28,11 @@ def follow(
         slot: see ``session.ask``.
         job: the work.
         draw: draws an answer, a first one or the last.
-        patience_s: how long to wait for the end before anything is drawn.
+        patience_s: how long to wait for an answer before anything is drawn.
     """
     if job.latest is None:
-        job.wait(patience_s)
+        job.wait(min(FOR_THE_LAST_S, patience_s))
+        job.wait_for_some(max(0.0, patience_s - FOR_THE_LAST_S))
     running = not job.ended and session.waits_for(job)
 
     @st.fragment(run_every=EVERY_S if running else None)

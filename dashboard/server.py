@@ -8,7 +8,7 @@ import os
 import socket
 import webbrowser
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -20,6 +20,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 PORTS_TRIED = 20
 """So many that follow are looked at for a free one."""
+
+WARM_UP_S = 20
+"""After so long nobody waits any more for what a scenario on the command line gives."""
 
 LAST_WORDS_S = 2
 """So long open pages have to hear that the server ends."""
@@ -99,6 +102,7 @@ def serve(
     @asynccontextmanager
     async def lifespan(_: App) -> AsyncIterator[None]:
         ready()
+        Thread(target=warm_up, daemon=True).start()
         try:
             yield None
         finally:
@@ -115,6 +119,20 @@ def serve(
             timeout_graceful_shutdown=LAST_WORDS_S,
         )
     ).run(sockets=[listening])  # fmt: skip
+
+
+def warm_up() -> None:
+    """Simulates the first page's scenario before anybody asks, which also loads all code that
+    answers need: the first user waits less."""
+    from dashboard import answers, session
+    from dashboard.background import JOBS, Viewer
+    from dashboard.choice import Choice
+
+    viewer = Viewer()
+    with suppress(UserError):  # whoever opens the page is told
+        choice = Choice.from_query(session.first_query())
+        name = session.name_of(answers.RUN, choice.key)
+        JOBS.ask(name, answers.run(choice), viewer).wait(WARM_UP_S)
 
 
 def open_browser(address: str) -> None:

@@ -30,9 +30,14 @@ def choice() -> Choice:
         UserError: the address is damaged.
     """
     if _CHOICE not in st.session_state:
-        _take(_address() or parse_qs(os.environ.get(START, "")))
+        _take(_address() or first_query())
     found: Choice = st.session_state[_CHOICE]
     return found
+
+
+def first_query() -> dict[str, list[str]]:
+    """What an address without parameters stands for: what the command line says."""
+    return parse_qs(os.environ.get(START, ""))
 
 
 def choose(new: Choice) -> None:
@@ -111,25 +116,33 @@ def viewer() -> Viewer:
     return found
 
 
-def ask(slot: str, key: str, work: Work[T], *, long: bool = False) -> Job[T]:
+def ask(
+    slot: str, key: str, work: Work[T], *, question: str | None = None, long: bool = False
+) -> Job[T]:
     """Has work done; what this session asked for in the same slot before is dropped.
 
     Args:
         slot: what it is for on the page, such as ``load curve``.
         key: equal for equal questions, and for no others.
         work: gives the answer.
+        question: of which kind it is, where several slots ask the same; default: the slot's own.
         long: many simulations on all cores, for which others wait.
     """
     slots: dict[str, Job[object]] = st.session_state.setdefault(_SLOTS, {})
-    name = f"{slot}: {key}"
+    name = name_of(question or slot, key)
     before = slots.get(slot)
     if before is not None and before.key == name:  # perhaps cancelled, until ``again``
         return before  # type: ignore[return-value]
-    if before is not None:
-        before.leave(viewer())
     job = JOBS.ask(name, work, viewer(), long=long)
     slots[slot] = job  # type: ignore[assignment]
+    if before is not None and before not in slots.values():
+        before.leave(viewer())
     return job
+
+
+def name_of(question: str, key: str) -> str:
+    """What ``JOBS`` calls the job of a question."""
+    return f"{question}: {key}"
 
 
 def waits_for(job: Job[T]) -> bool:

@@ -274,7 +274,8 @@ def _replay(shown: TraceProfile, part: Part) -> None:
         session.choose(choice)
         st.rerun()
     st.caption(_said(choice.scenario.name, shown))
-    follow("replay", session.ask("replay", key, answers.run(choice)), _latencies)
+    job = session.ask("replay", key, answers.run(choice), question=answers.RUN)
+    follow("replay", job, _latencies)
 
 
 def _said(name: str, shown: TraceProfile) -> str:

@@ -20,7 +20,8 @@ def page() -> None:
         look.wrong(error)
         return
     compared = _baseline()
-    follow("run", session.ask("run", key, answers.run(choice)), lambda run: _run(run, compared))
+    job = session.ask("run", key, answers.run(choice), question=answers.RUN)
+    follow("run", job, lambda run: _run(run, compared))
     st.subheader("Load–latency curve")
     wanted = st.toggle(
         "Work it out", key="load curve", persist_state="session",
@@ -39,7 +40,7 @@ def _baseline() -> answers.Run | None:
     if pinned is None:
         return None
     try:
-        job = session.ask("baseline", pinned.key, answers.run(pinned))
+        job = session.ask("baseline", pinned.key, answers.run(pinned), question=answers.RUN)
     except UserError as error:
         st.error(f"The baseline: {error}", icon=":material/error:")
         return None

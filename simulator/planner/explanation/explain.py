@@ -144,7 +144,7 @@ def explain_result(result: Result, tried: Sensitivities | None = None) -> Explan
         balances=balances(parts),
         changes=tried,
     )
-    return replace(partial, summary=sentences(partial.as_dict(), result.summary()))
+    return replace(partial, summary=sentences(partial.as_dict(), result.summary(intervals=False)))
 
 
 def _breakdown(parts: Mapping[str, Floats]) -> Breakdown:
