@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import streamlit as st
 
@@ -38,13 +40,14 @@ def distributions(found: Figure, baseline: Figure | None) -> None:
             for trace in baseline[key]["traces"] if baseline else ():
                 name = " ".join(filter(None, ("baseline", trace["name"])))
                 chart.add_scatter(
-                    x=trace["x"], y=trace["y"], name=name, mode="lines",
+                    x=_array(trace["x"]), y=_array(trace["y"]), name=name, mode="lines",
                     line={"color": _BASELINE, "width": 1.6, "dash": "dash"},
                 )  # fmt: skip
             named = len(figure["traces"]) > 1 or baseline is not None
             for trace in figure["traces"]:
                 chart.add_scatter(
-                    x=trace["x"], y=trace["y"], name=trace["name"] or "this scenario", mode="lines",
+                    x=_array(trace["x"]), y=_array(trace["y"]), mode="lines",
+                    name=trace["name"] or "this scenario",
                     line={"color": _colour(trace["c"]), "width": 2}, showlegend=named,
                     hovertemplate="%{y:.4~g}% within %{x:,.4~g} ms",
                 )  # fmt: skip
@@ -72,26 +75,41 @@ def over_time(found: Figure) -> None:
 
 
 def _over_time(figure: Figure, title: str) -> go.Figure:
-    chart = look.figure("simulated time (s)", title, height=260, hovermode="x unified")
-    for trace in figure["traces"]:
-        colour = _colour(trace["c"])
-        role = trace.get("role")
-        if role:
-            chart.add_scatter(
-                x=trace["x"], y=trace["y"], mode="lines", line={"width": 0}, hoverinfo="skip",
-                showlegend=False, fill="tonexty" if role == "upper" else None,
-                fillcolor=_faint(colour),
-            )  # fmt: skip
-        else:
-            chart.add_scatter(x=trace["x"], y=trace["y"], name=trace["name"], mode="lines",
-                              line={"color": colour, "width": 1.8}, showlegend=True)  # fmt: skip
     end = figure["x"]["range"][1]
-    for low, high in ((0.0, figure["window"][0]), (figure["window"][1], end)):
-        if high > low:
-            chart.add_vrect(low, high, fillcolor=_BASELINE, opacity=0.16, line_width=0,
-                            layer="below")  # fmt: skip
+    # What does not count, before and after the window.
+    shades = [
+        {
+            "type": "rect", "x0": low, "x1": high, "yref": "paper", "y0": 0, "y1": 1,
+            "fillcolor": _BASELINE, "opacity": 0.16, "line": {"width": 0}, "layer": "below",
+        }
+        for low, high in ((0.0, figure["window"][0]), (figure["window"][1], end))
+        if high > low
+    ]  # fmt: skip
+    chart = look.figure(
+        "simulated time (s)", title, height=260, hovermode="x unified", shapes=shades
+    )
+    chart.add_traces([_line_over_time(trace) for trace in figure["traces"]])
     chart.update_xaxes(range=[0, end])
     return chart
+
+
+def _line_over_time(trace: Figure) -> Figure:
+    """A line, or an edge of the area in which replicas lie. As arrays: of a list, plotly looks at
+    each number."""
+    colour = _colour(trace["c"])
+    line = {"type": "scatter", "mode": "lines", "x": _array(trace["x"]), "y": _array(trace["y"])}
+    role = trace.get("role")
+    if not role:
+        name = {"name": trace["name"], "showlegend": True}
+        return line | name | {"line": {"color": colour, "width": 1.8}}
+    edge = {"line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
+    fill = {"fill": "tonexty", "fillcolor": _faint(colour)} if role == "upper" else {}
+    return line | edge | fill
+
+
+def _array(numbers: Sequence[float | None]) -> np.ndarray:
+    """None becomes NaN, which draws a gap as well."""
+    return np.asarray(numbers, dtype=float)
 
 
 LOAD_METRICS = (
