@@ -107,16 +107,17 @@ class Window:
 
     def go(self, title: str) -> Window:
         """Follows the navigation."""
+        before = self.page.url
         self.page.get_by_test_id("stTopNavLink").filter(has_text=title).first.click()
-        self.page.wait_for_function("before => location.href !== before", arg=self.page.url)
+        self.page.wait_for_function("before => location.href !== before", arg=before)
         return self.settled()
 
     def turn(self, knob: str, value: str) -> Window:
         """Types a number into a knob of the sidebar."""
-        field = self.page.get_by_role("spinbutton", name=knob)
+        field, before = self.page.get_by_role("spinbutton", name=knob), self.page.url
         field.fill(value)
         field.press("Enter")
-        self.page.wait_for_function("before => location.href !== before", arg=self.page.url)
+        self.page.wait_for_function("before => location.href !== before", arg=before)
         return self.settled()
 
     def metrics(self) -> dict[str, str]:
