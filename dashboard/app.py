@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import compared, session, sidebar
+from dashboard import compared, look, session, sidebar
 from simulator import UserError
 
 # File in ``views``, title and icon of every page, in the order of the navigation.
@@ -40,7 +40,7 @@ def main() -> None:
         session.choice()
         compared.entries()
     except UserError as error:
-        st.error(str(error), icon=":material/error:")
+        look.wrong(error)
         if st.button("Start from the default scenario"):
             session.start_over()
             st.rerun()

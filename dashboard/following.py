@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from dashboard import session
+from dashboard import look, session
 from dashboard.background import CANCELLED, FAILED, Job, T
 
 PATIENCE_S = 0.8
@@ -63,7 +63,7 @@ def _standing(slot: str, job: Job[T]) -> None:
 def failed(job: Job[T]) -> None:
     """Why it failed: one sentence if the question was wrong, a report if the program is."""
     if job.error is not None:
-        st.error(str(job.error), icon=":material/error:")
+        look.wrong(job.error)
     elif job.fault is not None:
         st.error("This is a fault of the program, not yours. What it stumbled over is below.")
         with st.expander("For a report"):

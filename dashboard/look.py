@@ -85,7 +85,7 @@ def choose(chart: go.Figure, key: str, alt: str, chosen: Callable[[list[list[Any
 
 def wrong(error: UserError) -> None:
     """A user's mistake, in one sentence."""
-    st.error(str(error), icon=":material/error:")
+    st.error(plain(str(error)), icon=":material/error:")
 
 
 def told(summary: dict[str, Any], key: str) -> str:
@@ -100,7 +100,7 @@ def told(summary: dict[str, Any], key: str) -> str:
 
 def plain(text: str) -> str:
     """Text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|<>$:~-])", r"\\\1", text)
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>$:~&-])", r"\\\1", text)
 
 
 def tiles(figures: Sequence[tuple[str, str, str]]) -> None:

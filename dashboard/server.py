@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import webbrowser
 from collections.abc import AsyncIterator, Callable
@@ -26,6 +27,17 @@ WARM_UP_S = 20
 
 LAST_WORDS_S = 2
 """So long open pages have to hear that the server ends."""
+
+POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:",
+    "connect-src 'self' data: blob: {sockets}",
+    "base-uri 'self'",
+    "form-action 'self'",
+    "frame-ancestors 'self'",
+    "object-src 'none'",
+)
+"""What a page may load: from this server alone, whatever a scenario, a file or an address has put
+into it. Streamlit and plotly need styles inside the page and generated code."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -142,10 +154,24 @@ def open_browser(address: str) -> None:
         Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
+def _guards(host: str) -> list[tuple[bytes, bytes]]:
+    """Headers by which a browser loads nothing from elsewhere and shows pages in no other's."""
+    # Some browsers do not count a socket of the same host as 'self'.
+    known = re.fullmatch(r"[a-z0-9.:\[\]_-]+", host)
+    sockets = f"ws://{host} wss://{host}" if known else ""
+    return [
+        (b"content-security-policy", "; ".join(POLICY).format(sockets=sockets).encode("latin-1")),
+        (b"referrer-policy", b"no-referrer"),
+        (b"x-content-type-options", b"nosniff"),
+        (b"x-frame-options", b"SAMEORIGIN"),
+    ]
+
+
 class OwnPagesOnly:
     """Refuses requests under a name that is not the server's (a name elsewhere that was made to
     lead here) and from pages of another origin. What passes is of the same origin, so that
-    Streamlit never asks the network what this machine's address is.
+    Streamlit never asks the network what this machine's address is. Answers say that a page may
+    load nothing from elsewhere.
 
     Args:
         app: what answers the others.
@@ -166,18 +192,31 @@ class OwnPagesOnly:
             await send({"type": "http.response.start", "status": 403, "headers": told})
             await send({"type": "http.response.body", "body": b"Not from this host or page.\n"})
             return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        guards = _guards(_values(scope["headers"], b"host")[0])
+
+        async def guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                own = {name for name, _ in guards}
+                kept = [each for each in message.get("headers", ()) if each[0].lower() not in own]
+                message = message | {"headers": kept + guards}
+            await send(message)
+
+        await self._app(scope, receive, guarded)
 
     def _may(self, headers: list[tuple[bytes, bytes]]) -> bool:
-        host, origin = (
-            [value.decode("latin-1").lower() for name, value in headers if name == wanted]
-            for wanted in (b"host", b"origin")
-        )
+        host, origin = _values(headers, b"host"), _values(headers, b"origin")
         if len(host) != 1 or len(origin) > 1:
             return False
         if origin and origin[0] not in (f"http://{host[0]}", f"https://{host[0]}"):
             return False
         return self._hosts is None or _without_port(host[0]) in self._hosts
+
+
+def _values(headers: list[tuple[bytes, bytes]], wanted: bytes) -> list[str]:
+    return [value.decode("latin-1").lower() for name, value in headers if name == wanted]
 
 
 def _without_port(host: str) -> str:

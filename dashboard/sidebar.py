@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from dashboard import knobs, session
+from dashboard import knobs, look, session
 from dashboard.choice import MOST_YAML_BYTES, Choice
 from simulator import Scenario, UserError, scenario_names
 
@@ -51,7 +51,7 @@ def _which(choice: Choice) -> None:
     )  # fmt: skip
     try:
         if choice.scenario.description:
-            st.caption(choice.scenario.description)
+            st.caption(look.plain(choice.scenario.description))
     except UserError:
         pass  # told on the page
 
@@ -101,7 +101,7 @@ def _yaml(choice: Choice) -> None:
             on_change=_uploaded, help=f"A scenario file of up to {MOST_YAML_BYTES // 1000} kB",
         )  # fmt: skip
         if uploaded is not None and (problem := st.session_state.get(_PROBLEM)):
-            st.error(problem, icon=":material/error:")
+            st.error(look.plain(problem), icon=":material/error:")
         with st.form("edit", border=False):
             st.session_state[_TEXT] = text
             st.text_area("Edit it", key=_TEXT, height=320, max_chars=MOST_YAML_BYTES)
@@ -114,7 +114,7 @@ def _sharing(choice: Choice) -> None:
     except UserError:
         return
     if files:
-        names = ", ".join(file.name for file in files)
+        names = look.plain(", ".join(file.name for file in files))
         st.warning(
             f"The scenario uses {names}, which you uploaded: it is here for this tab only, so who "
             "opens the address or runs the YAML needs that file as well, and its own path to it."

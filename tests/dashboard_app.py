@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -35,4 +36,9 @@ def finish(app: AppTest) -> AppTest:
 
 def errors(app: AppTest) -> list[str]:
     """The sentences in red."""
-    return [error.value for error in app.error]
+    return [said(error.value) for error in app.error]
+
+
+def said(markdown: str) -> str:
+    """What a browser shows of text that ``look.plain`` gave."""
+    return re.sub(r"\\([^A-Za-z0-9 ])", r"\1", markdown)

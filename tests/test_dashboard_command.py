@@ -123,6 +123,27 @@ def test_names_that_were_made_to_lead_here_are_refused(server: Server) -> None:
         assert answer(server, "GET", "/", Host=host)[0] == 403, host
 
 
+def test_a_page_may_load_nothing_from_elsewhere(server: Server) -> None:
+    for path in ("/", "/compare", "/_stcore/health"):
+        line = HTTPConnection("127.0.0.1", server.port, timeout=30)
+        line.request("GET", path)
+        with closing(line), line.getresponse() as response:
+            told = response.headers
+        rules = dict(rule.split(" ", 1) for rule in told["Content-Security-Policy"].split("; "))
+        assert "script-src" not in rules
+        assert "img-src" not in rules, "the default is for all of them"
+        assert set(rules["default-src"].split()) == {
+            "'self'", "'unsafe-inline'", "'unsafe-eval'", "data:", "blob:",
+        }  # fmt: skip
+        own = f"127.0.0.1:{server.port}"
+        assert set(rules["connect-src"].split()) == {
+            "'self'", "data:", "blob:", f"ws://{own}", f"wss://{own}",
+        }  # fmt: skip
+        assert rules["frame-ancestors"] == "'self'"
+        assert told["Referrer-Policy"] == "no-referrer"
+        assert told["X-Content-Type-Options"] == "nosniff"
+
+
 def test_uploads_need_the_page_s_token(server: Server) -> None:
     there = f"/_stcore/upload_file/{'0' * 8}/{'1' * 8}"
     assert answer(server, "PUT", there, Content_Length="0")[0] == 403

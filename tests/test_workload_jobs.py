@@ -13,6 +13,7 @@ import pytest
 
 from simulator.cluster import FrontEndTimes
 from simulator.errors import ScenarioError
+from simulator.results.phrases import job_lines
 from simulator.results.record import COMPLETED, REJECTED, RunRecord
 from simulator.scenario.scenario import Scenario
 from simulator.simulation import simulate
@@ -180,6 +181,24 @@ def test_classes_share_the_cost_by_tokens() -> None:
     assert queue["met"] is False
     assert queue["outside_s"]["max"] > 0.0
     assert not found["checks"]["violations"]
+
+
+def test_of_a_job_beyond_a_first_look_nothing_is_known() -> None:
+    chat = QUEUE | {"requests": 10}
+    late = BATCH | {"submit_at_s": 1e6, "deadline_s": 1000.0}
+    classes = [{"name": "chat", "workload": chat}, {"name": "night", "workload": late}]
+    scenario = Scenario.model_validate({
+        "model": "llama-3.2-1b", "hardware": "h100-sxm",
+        "workload": {"kind": "mix", "classes": classes},
+    })  # fmt: skip
+    found = simulate(scenario, intervals=False, at_most=10).summary()
+    night = found["jobs"]["night"]
+    assert (night["requests"], night["completed"]) == (0, 0)
+    unknown = ("met", "met_share", "completion_s", "usd_per_request")
+    assert [night[key] for key in unknown] == [None] * 4
+    said = dict(job_lines(found))["night"]
+    assert said.startswith("0 of 0 requests")
+    assert "deadline" not in said
 
 
 def test_traffic_without_jobs_has_none() -> None:

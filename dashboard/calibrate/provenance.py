@@ -35,13 +35,14 @@ def draw() -> None:
         pools = [p["pool"] for p in parts if p["pool"] and p["hardware"] == hardware
                  and p["engine"] == engine]  # fmt: skip
         if pools:
-            st.header(f"Pools {', '.join(pools)}" if len(pools) > 1 else f"Pool {pools[0]}")
+            named = look.plain(", ".join(pools))
+            st.header(f"Pool{'s' if len(pools) > 1 else ''} {named}")
         _device(hardware, engine["title"])
         _engine(engine, hardware)
 
 
 def _device(hardware: dict[str, Any], engine: str) -> None:
-    st.subheader(hardware["title"])
+    st.subheader(look.plain(hardware["title"]))
     kernels, own = hardware["kernels"], hardware["own_kernels"]
     _origin("Kernel times", kernels)
     if own:
@@ -109,13 +110,14 @@ def _figures(hardware: dict[str, Any]) -> None:
 
 def _origin(title: str, origin: dict[str, Any]) -> None:
     colour, word = _BADGES[origin["method"]]
-    st.markdown(f"**{title}** :{colour}-badge[{word}] {origin['means']}, {origin['date']}.")
+    told = look.plain(f"{origin['means']}, {origin['date']}.")
+    st.markdown(f"**{title}** :{colour}-badge[{word}] {told}")
     lines = [origin["detail"][:1].upper() + origin["detail"][1:] + "."]
     if origin["engine"]:
         lines.append(f"Measured with {origin['engine']}.")
     if origin["data_sha256"]:
         lines.append(f"SHA-256 of the data: {origin['data_sha256'][:16]}…")
-    st.caption(" ".join(lines))
+    st.caption(look.plain(" ".join(lines)))
 
 
 def _families(families: list[dict[str, Any]]) -> None:
@@ -132,22 +134,24 @@ def _families(families: list[dict[str, Any]]) -> None:
 
 
 def _engine(engine: dict[str, Any], hardware: dict[str, Any]) -> None:
-    st.subheader(f"{engine['title']} {engine['version']}")
+    st.subheader(look.plain(f"{engine['title']} {engine['version']}"))
     if hardware["overheads_measured"]:
         st.markdown(
-            f"Its overheads on {hardware['title']} were measured on such a machine and replace "
-            "those below."
+            f"Its overheads on {look.plain(hardware['title'])} were measured on such a machine "
+            "and replace those below."
         )
     used = next(entry for entry in engine["overheads"] if entry["used"])
     colour, word = _BADGES[used["method"]]
-    st.markdown(f"**Overheads of this release** :{colour}-badge[{word}] {used['means']}.")
-    st.caption(used["source"][:1].upper() + used["source"][1:])
+    st.markdown(
+        f"**Overheads of this release** :{colour}-badge[{word}] {look.plain(used['means'])}."
+    )
+    st.caption(look.plain(used["source"][:1].upper() + used["source"][1:]))
     fit = used["fit"]
     if fit is not None:
         st.caption(
             f"{fit['rows']} rows of measured servers, the newest of "
             f"{fit['newest'] or 'unknown date'}; SHA-256 of the data: "
-            f"{fit['data_sha256'][:16]}…; groups: {'; '.join(fit['groups'])}."
+            f"{fit['data_sha256'][:16]}…; groups: {look.plain('; '.join(fit['groups']))}."
         )
     st.dataframe(
         pd.DataFrame([_range(entry) for entry in engine["overheads"]]), hide_index=True,

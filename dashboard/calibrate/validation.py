@@ -93,7 +93,7 @@ def _answer(answer: work.Validated) -> None:
     if not answer.whole:
         st.caption(f"{len(found):,} of {answer.total or 0:,} points so far.")
     if answer.note:
-        st.caption(answer.note)
+        st.caption(look.plain(answer.note))
     if not found:
         if answer.whole:
             st.warning("None of the rows can be simulated; the reasons are below.")
@@ -249,7 +249,7 @@ def _detail(found: Sequence[Comparison], metrics: Sequence[str]) -> None:
     p = c.point
     used = "used in a fit" if c.half == "fit" else "held back from the fit of its group"
     used = used if c.seen else "of a group that no fit has seen"
-    st.caption(f"{p.group} · {p.ways} · {p.lengths} tokens · {p.statistic} · {used}")
+    st.caption(look.plain(f"{p.group} · {p.ways} · {p.lengths} tokens · {p.statistic} · {used}"))
     st.dataframe(pd.DataFrame(rows), hide_index=True, alt=f"Figures of {p.id}")
 
 

@@ -83,7 +83,7 @@ def _start() -> Form | None:
         return Form("sidebar", document)
     if chosen != OWN:
         asked = simulator.load_plan(str(chosen))
-        st.caption(asked.plan.description)
+        st.caption(look.plain(asked.plan.description))
         return Form(str(chosen), simulator.plan_document(asked))
     return _own()
 

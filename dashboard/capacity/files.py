@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 import simulator
+from dashboard import look
 from simulator import UserError
 
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "tensorrt-llm": "TensorRT-LLM"}
@@ -62,7 +63,7 @@ def deployment(yaml: str, key: str) -> None:
         with tab:
             files = found[engine]
             if WHY_NOT in files:
-                st.info(files[WHY_NOT], icon=":material/block:")
+                st.info(look.plain(files[WHY_NOT]), icon=":material/block:")
                 continue
             name = st.selectbox("File", list(files), key=f"{key} {engine} file")
             text = files[str(name)]

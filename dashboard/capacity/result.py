@@ -35,7 +35,7 @@ def draw(report: Report, text: str) -> None:
     _verdict(words, winner)
     if winner:
         _take(winner["scenario"], str(winner["label"]), f"{key} take")
-    st.caption(f"{words.search}. {' '.join(words.prices)}")
+    st.caption(look.plain(f"{words.search}. {' '.join(words.prices)}"))
     files.reports(report, key)
     _tables(words)
     if report["trials"]:
@@ -53,11 +53,14 @@ def draw(report: Report, text: str) -> None:
 
 def _verdict(words: PlanWords, winner: Report | None) -> None:
     bearing = f" {words.asked.bearing}" if words.asked.bearing else ""
-    asked = f"{' · '.join(words.asked.limits)}{bearing}; the {words.asked.best} is best"
+    asked = look.plain(f"{' · '.join(words.asked.limits)}{bearing}; the {words.asked.best} is best")
     if winner is None:
-        st.error(f"**{words.verdict}** Asked: {asked}.", icon=":material/block:")
+        st.error(f"**{look.plain(words.verdict)}** Asked: {asked}.", icon=":material/block:")
     else:
-        st.success(f"**{words.verdict}** for {words.costs}", icon=":material/check_circle:")
+        st.success(
+            f"**{look.plain(words.verdict)}** for {look.plain(words.costs)}",
+            icon=":material/check_circle:",
+        )
         _tiles(winner)
         st.caption(f"Asked: {asked}.")
     st.markdown("\n".join(f"- {look.plain(reason)}" for reason in words.reasons))
@@ -92,7 +95,7 @@ def _take(yaml: str, label: str, key: str) -> None:
     """A button that makes a deployment the scenario of all pages."""
     if st.button(
         "Take this as the scenario", key=key, type="primary", icon=":material/check:",
-        help=f"The sidebar and all other pages then show {label}, with the traffic as it is",
+        help=f"The sidebar and all other pages show {look.plain(label)}, with the traffic as it is",
     ):  # fmt: skip
         scenario = simulator.parse_scenario(yaml, "winner.yaml")
         session.choose(Choice(scenario.name, yaml, uploads=session.uploads().folder))

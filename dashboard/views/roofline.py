@@ -96,7 +96,7 @@ def draw(found: Roofline) -> None:
     layout = f", {found.layout}" if found.layout else ""
     kinds = found.precision
     st.caption(
-        f"{found.model} on {found.hardware}{layout} · weights {kinds['weights']}, "
+        f"{look.plain(f'{found.model} on {found.hardware}{layout}')} · weights {kinds['weights']}, "
         f"activations {kinds['activations']}, KV cache {kinds['kv_cache']}"
     )
     _figures(found)

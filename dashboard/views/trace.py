@@ -273,7 +273,7 @@ def _replay(shown: TraceProfile, part: Part) -> None:
     ):  # fmt: skip
         session.choose(choice)
         st.rerun()
-    st.caption(_said(choice.scenario.name, shown))
+    st.caption(look.plain(_said(choice.scenario.name, shown)))
     job = session.ask("replay", key, answers.run(choice), question=answers.RUN)
     follow("replay", job, _latencies)
 

@@ -42,7 +42,7 @@ def _baseline() -> answers.Run | None:
     try:
         job = session.ask("baseline", pinned.key, answers.run(pinned), question=answers.RUN)
     except UserError as error:
-        st.error(f"The baseline: {error}", icon=":material/error:")
+        st.error(look.plain(f"The baseline: {error}"), icon=":material/error:")
         return None
     changed = ", ".join(pinned.sets) or "as it is"
     st.caption(f"Compared with the baseline {look.plain(pinned.name)}: {look.plain(changed)}")
@@ -126,7 +126,7 @@ def _downloads(run: answers.Run) -> None:
 def _load(load: answers.Load) -> None:
     report = load.report
     for title, sentence in load_lines(report):
-        st.markdown(f"**{title or '…'}** {look.plain(sentence)}")
+        st.markdown(f"**{look.plain(title) or '…'}** {look.plain(sentence)}")
     if load.quick:
         st.caption("A quick look: more loads around the knee and intervals follow.")
     options = {title: (path, limit) for path, title, limit in curves.LOAD_METRICS}

@@ -76,21 +76,22 @@ def _section(job: Job, times: RequestTimes, own: Any, usd: float | None) -> dict
     requests, done = int(own.sum()), int((own & times.completed).sum())
     took_s = times.e2e_ms[own & times.completed] / 1e3
     late = int((took_s > job.deadline_s).sum()) if job.deadline_s is not None else 0
+    judged = job.deadline_s is not None and requests > 0
     common = {
         "kind": job.kind,
         "requests": requests,
         "completed": done,
         "max_in_flight": job.max_in_flight,
         "deadline_s": job.deadline_s,
-        "met": None if job.deadline_s is None else done == requests and late == 0,
-        "met_share": None if job.deadline_s is None else (done - late) / requests,
+        "met": done == requests and late == 0 if judged else None,
+        "met_share": (done - late) / requests if judged else None,
         "outside_s": statistics((record.queued_s - record.sent_s)[own]),
         "usd": usd,
         "usd_per_request": None if usd is None or not done else usd / done,
     }
     if isinstance(job, QueueWorkload):
         return {**common, "completion_s": statistics(took_s)}
-    whole = done == requests
+    whole = done == requests > 0
     return {
         **common,
         "submitted_s": job.submit_at_s,

@@ -141,12 +141,14 @@ def job_lines(summary: dict[str, Any]) -> list[tuple[str, str]]:
     for name, job in summary.get("jobs", {}).items():
         parts = [f"{job['completed']:,} of {job['requests']:,} requests"]
         took = job["completion_s"]
-        if job["kind"] == "batch":
+        if not job["requests"]:
+            pass  # none of them is among the requests that were simulated
+        elif job["kind"] == "batch":
             parts.append("not done" if took is None else f"done after {duration(took)}")
         elif took["n"]:
             parts.append(f"answers after {duration(took['p50'])} (median), "
                          f"{duration(took['max'])} (longest)")  # fmt: skip
-        if job["deadline_s"] is not None:
+        if job["met"] is not None:
             verdict = "met" if job["met"] else f"missed ({percent(job['met_share'])} in time)"
             parts.append(f"deadline of {duration(job['deadline_s'])} {verdict}")
         if job["usd"] is not None:
