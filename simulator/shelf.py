@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from simulator.errors import UnknownNameError
 from simulator.scenario.base import Model
-from simulator.yamlio import closest, parse_yaml, read_model, validation_sentence
+from simulator.yamlio import closest, expanded, parse_yaml, read_model, validation_sentence
 
 M = TypeVar("M", bound=Model)
 
@@ -44,7 +44,7 @@ class Shelf(Generic[M]):
             UserError: the file cannot be read, or a value in it is wrong.
         """
         if _is_path(name_or_path):
-            path = (base or Path()) / Path(name_or_path).expanduser()
+            path = (base or Path()) / expanded(name_or_path)
             stamp = _stamp(path)
             return _read_file(path, self.model, stamp) if stamp else read_model(path, self.model)
         wanted = name_or_path.strip().lower().replace("_", "-").replace(" ", "-")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from simulator import parse_scenario, simulate
 from simulator.errors import UserError
 from simulator.scenario import load_scenario
 from simulator.scenario.shipped import fragment_names
@@ -335,3 +336,20 @@ def test_a_wrong_mapping_is_told_by_its_key(wrong: dict[str, object], sentence: 
 def test_a_value_that_is_no_text_is_an_error() -> None:
     with pytest.raises(UserError, match="is not UTF-8 text"):
         load_scenario("chat-8b-h100", ["name=a\udcff"])
+
+
+@pytest.mark.parametrize(
+    "path", ["a/" * 3000, "a" * 3000, "a" * 3000 + ".yaml", "~nobody-has-it/x"]
+)
+@pytest.mark.parametrize("key", ["model", "hardware.profile", "engine.profile", "workload.file"])
+def test_what_can_be_no_path_is_told(key: str, path: str) -> None:
+    with pytest.raises(UserError) as told:
+        simulate(load_scenario("chat-8b-h100", f"{key}={path}"))
+    assert path[:300] in str(told.value)
+
+
+@pytest.mark.parametrize("path", ["a/" * 3000, "a" * 3000, "~nobody-has-it/x"])
+def test_what_can_be_no_path_is_not_included(path: str) -> None:
+    with pytest.raises(UserError) as told:
+        parse_scenario(f"include: {path}\n", "mine.yaml")
+    assert path[:300] in str(told.value)

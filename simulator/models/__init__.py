@@ -44,14 +44,15 @@ def load_decoder(name_or_path: str, base: Path | None = None) -> Decoder:
         UnknownNameError, UserError: see `load_model`.
     """
     from simulator.models.huggingface import parse_decoder, parse_json, read_config
+    from simulator.yamlio import expanded, is_there
 
     preset = preset_file(name_or_path)
     if preset is not None:
         text = preset.read_text(encoding="utf-8")
         name = preset.name.removesuffix(".json")
         return parse_decoder(parse_json(text, str(preset)), name, str(preset), text)
-    path = (base or Path()) / Path(name_or_path).expanduser()
-    if name_or_path and path.exists():
+    path = (base or Path()) / expanded(name_or_path)
+    if name_or_path and is_there(path):
         return read_config(path)
     if name_or_path.endswith(".json") or name_or_path.startswith((".", "~", "/")):
         raise UserError("no such file or folder", where=str(path))
@@ -61,10 +62,12 @@ def load_decoder(name_or_path: str, base: Path | None = None) -> Decoder:
 def preset_file(name: str) -> Path | None:
     """File of the preset called ``name``, by its own name or a repository that it stands for; None
     if there is none."""
+    from simulator.yamlio import is_there
+
     wanted = name.lower()
     if "/" not in wanted:
         file = _PRESETS / f"{wanted}.json"
-        return file if wanted and file.is_file() else None
+        return file if wanted and is_there(file) else None
     return next((file for alias, file in _aliases() if alias.lower() == wanted), None)
 
 

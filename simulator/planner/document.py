@@ -24,7 +24,7 @@ from simulator.scenario.document import anchor_paths
 from simulator.scenario.hardware import Hardware
 from simulator.scenario.load import MAPPING, load_with_places, resolve_reference
 from simulator.scenario.precision import Precision
-from simulator.yamlio import Lines, load_yaml, parse_yaml, validation_sentence
+from simulator.yamlio import Lines, expanded, load_yaml, parse_yaml, validation_sentence
 
 if TYPE_CHECKING:
     from simulator.workload.requests import Requests
@@ -309,7 +309,7 @@ def _confine(
 
 def _absolute(name: str, folder: Path) -> str:
     is_file = "/" in name or Path(name).suffix in (".yaml", ".yml")
-    return str(folder / Path(name).expanduser()) if is_file else name
+    return str(folder / expanded(name)) if is_file else name
 
 
 def _check_names(space: Space, located: Callable[[UserError], UserError]) -> None:

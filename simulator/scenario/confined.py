@@ -12,6 +12,7 @@ from simulator.errors import ScenarioError
 from simulator.scenario.document import FILE_KEYS
 from simulator.scenario.scenario import Scenario
 from simulator.scenario.shipped import examples_folder
+from simulator.yamlio import expanded, is_there
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -19,9 +20,9 @@ _PACKAGE = Path(__file__).parents[1]
 def scenario_files(scenario: Scenario) -> list[Path]:
     """The files and folders that a scenario names and that are there, as absolute paths: traces,
     tables, configurations of models, profiles; those that come with the package left out."""
-    named = (Path(text).expanduser() for _, text in _named(scenario, ""))
+    named = (expanded(text) for _, text in _named(scenario, ""))
     ours = [_resolved(path) for path in _ours()]
-    found = dict.fromkeys(path.resolve() for path in named if _is_there(path))
+    found = dict.fromkeys(path.resolve() for path in named if is_there(path))
     return [path for path in found if not any(path.is_relative_to(root) for root in ours)]
 
 
@@ -67,13 +68,6 @@ def _ours() -> tuple[Path, Path]:
 
 def _resolved(path: Path) -> Path:
     return path.resolve()
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _named(value: Any, at: str) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from simulator.yamlio import is_there
+
 KeyPath = tuple[str | int, ...]
 Places = dict[KeyPath, int | str]
 
@@ -79,7 +81,7 @@ def _anchored(text: str, folder: Path) -> str:
         return str(Path(text).expanduser())
     explicit = text.startswith(("./", "../")) or text.lower().endswith(_FILE_SUFFIXES)
     candidate = folder / text
-    if explicit or ("/" in text and candidate.exists()):
+    if explicit or ("/" in text and is_there(candidate)):
         return str(candidate.resolve())
     return text
 

@@ -23,7 +23,15 @@ from simulator.scenario.document import (
 from simulator.scenario.overrides import apply_override
 from simulator.scenario.scenario import Scenario
 from simulator.scenario.shipped import shipped
-from simulator.yamlio import MAX_BYTES, closest, load_yaml, parse_yaml, validation_sentence
+from simulator.yamlio import (
+    MAX_BYTES,
+    closest,
+    expanded,
+    is_there,
+    load_yaml,
+    parse_yaml,
+    validation_sentence,
+)
 
 STDIN = "-"
 MAPPING = "scenario"
@@ -149,11 +157,11 @@ def _read_document(
 
 def resolve_reference(reference: str, folder: Path, where: str = "") -> Path:
     """The file that a path (from ``folder``) or the name of a shipped scenario stands for."""
-    path = folder / Path(reference).expanduser()
+    path = folder / expanded(reference)
     known = shipped()
     if reference in known and not path.is_file():
         return known[reference]
-    if "/" in reference or path.suffix in (".yaml", ".yml", ".json") or path.exists():
+    if "/" in reference or path.suffix in (".yaml", ".yml", ".json") or is_there(path):
         return path
     near = closest(reference, known)
     raise UnknownNameError(
@@ -192,7 +200,7 @@ class _Reader:
         if real in self._inside:
             circle = " → ".join(p.name for p in [*self._inside[self._inside.index(real) :], real])
             raise ScenarioError(f"includes itself ({circle})", where=where)
-        if where and not path.exists():
+        if where and not is_there(path):
             raise ScenarioError(f"no such file: {path}", where=where)
         data, lines = load_yaml(path)
         self._inside.append(real)

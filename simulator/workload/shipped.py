@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from simulator.errors import TraceError, UnknownNameError
+from simulator.yamlio import expanded
 
 _DATA = Path(__file__).parent / "data"
 
@@ -43,7 +44,7 @@ def find_table(name: str, base: Path | None = None) -> Path:
 def _find(name: str, base: Path | None, known: dict[str, str], what: str) -> Path:
     if name in known:
         return _DATA / known[name]
-    path = Path(name).expanduser()
+    path = expanded(name)
     if not path.is_absolute() and base is not None:
         path = base / path
     try:
