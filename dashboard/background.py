@@ -27,9 +27,36 @@ LONG_AT_ONCE = 1
 """Searches, which have a process on every core: the others wait for their turn."""
 
 
+GRACE_S = 120.0
+"""So long a browser may be away, for a break of the network, before it counts as gone. Streamlit
+lets it come back to its session for as long."""
+
+LOOK_EVERY_S = 1.0
+"""So often running work looks whether the browsers of those who wait are still there."""
+
+
 class Viewer:
     """Somebody who waits for work: lives as long as the browser's session. Work that nobody waits
-    for any more ends."""
+    for any more ends.
+
+    Args:
+        there: whether the browser is connected. A session outlives a tab that was closed, as the
+            tab may come back.
+    """
+
+    def __init__(self, there: Callable[[], bool] = lambda: True) -> None:
+        self._there = there
+        self._away_s: float | None = None
+
+    def gone(self) -> bool:
+        """Whether the browser has been away for longer than a while, as far as this was asked."""
+        if self._there():
+            self._away_s = None
+            return False
+        now = time.monotonic()
+        if self._away_s is None:
+            self._away_s = now
+        return now - self._away_s > GRACE_S
 
 
 class CancelledError(Exception):
@@ -97,11 +124,24 @@ class Report(Generic[T]):
 
     def __init__(self, job: Job[T]) -> None:
         self._job = job
+        self._looked_s = time.monotonic()
 
     def alive(self) -> None:
         """Raises CancelledError if nobody waits for the work."""
         if not len(self._job.viewers):
             raise CancelledError
+        now = time.monotonic()
+        if now - self._looked_s > LOOK_EVERY_S:
+            self._looked_s = now
+            if self._all_gone():
+                raise CancelledError
+
+    def _all_gone(self) -> bool:
+        try:
+            waiting = list(self._job.viewers)
+        except RuntimeError:  # somebody came meanwhile
+            return False
+        return all(viewer.gone() for viewer in waiting)
 
     def stage(self, words: str) -> None:
         """What is being done now."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs
 
 import streamlit as st
+from streamlit import runtime
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard.background import CANCELLED, FAILED, JOBS, Job, T, Viewer, Work
 from dashboard.choice import SCENARIO, SET, START, YAML, Choice
@@ -112,8 +115,19 @@ def _take(query: dict[str, list[str]]) -> None:
 
 def viewer() -> Viewer:
     """This session, as those who work for it see it."""
-    found: Viewer = st.session_state.setdefault(_VIEWER, Viewer())
+    if _VIEWER not in st.session_state:
+        st.session_state[_VIEWER] = Viewer(_connection())
+    found: Viewer = st.session_state[_VIEWER]
     return found
+
+
+def _connection() -> Callable[[], bool]:
+    """Tells whether this session's browser is connected; may be called by any thread."""
+    context = get_script_run_ctx()
+    if context is None or not runtime.exists():
+        return lambda: True
+    name = context.session_id  # the context itself would keep the session
+    return lambda: not runtime.exists() or runtime.get_instance().is_active_session(name)
 
 
 def ask(

@@ -8,6 +8,7 @@ from threading import Event
 
 import pytest
 
+from dashboard import background
 from dashboard.background import (
     CANCELLED,
     DONE,
@@ -90,6 +91,28 @@ def test_work_ends_with_the_session_that_waits_for_it(jobs: Jobs) -> None:
     del viewer
     gc.collect()
     assert ended(job).state == CANCELLED
+
+
+def test_work_ends_when_all_browsers_that_wait_for_it_are_gone(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "GRACE_S", 0.2)
+    monkeypatch.setattr(background, "LOOK_EVERY_S", 0.01)
+    there = {"first": True, "second": True}
+    viewers = [Viewer(lambda name=name: there[name]) for name in there]  # type: ignore[misc]
+    work = Slow()
+    job, same = (jobs.ask("tab", work, viewer) for viewer in viewers)
+    assert job is same
+    assert work.at_it.wait(PATIENCE_S)
+    there["first"] = False
+    assert not job.wait(0.5), "the other one is there"
+    there["second"] = False
+    assert not job.wait(0.1), "it may come back"
+    there["second"] = True
+    assert not job.wait(0.5), "it did"
+    there["second"] = False
+    assert ended(job).state == CANCELLED
+    assert job.latest == "first"
 
 
 def test_work_that_nobody_waits_for_any_more_is_not_begun(jobs: Jobs) -> None:
