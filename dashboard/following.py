@@ -53,7 +53,8 @@ def _standing(slot: str, job: Job[T]) -> None:
         left, right = st.columns([5, 1], vertical_alignment="center")
         kept = "" if job.latest is None else " What was found until then is below."
         left.info(f"Cancelled.{kept}", icon=":material/block:")
-        right.button("Run again", key=f"again: {slot}", on_click=session.again, args=(slot,))
+        if right.button("Run again", key=f"again: {slot}", on_click=session.again, args=(slot,)):
+            st.rerun()  # the whole page, which asks; the fragment alone would draw the old job
     elif not job.ended:
         left, right = st.columns([5, 1], vertical_alignment="center")
         left.progress(job.progress or 0.0, text=job.stage.capitalize() or "Waiting for its turn")

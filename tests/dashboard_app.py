@@ -31,6 +31,7 @@ def finish(app: AppTest) -> AppTest:
         time.sleep(0.05)
         app.run()
     assert not app.exception, app.exception[0].message
+    assert not any("fault of the program" in told for told in errors(app)), app.code
     return app
 
 
