@@ -30,6 +30,7 @@ from simulator import (
     scenario_field,
     scenario_files,
     scenario_names,
+    values_that_hold,
 )
 
 DEFAULT = "chat-8b-h100"
@@ -184,6 +185,14 @@ class Choice:
             return bool(scenario_field(path, self.scenario).value == value)
         except UserError:
             return False
+
+    @cached_property
+    def held(self) -> dict[str, Any]:
+        """What holds where the scenario leaves a key out; nothing where it is wrong."""
+        try:
+            return values_that_hold(self.scenario)
+        except UserError:
+            return {}
 
     @property
     def file(self) -> str:

@@ -83,6 +83,10 @@ _GROUPS = (
 units and help are the scenario's own words."""
 
 
+OPEN = ("Model and precision", "Hardware and parallelism", "Traffic", "SLO")
+"""Groups that are open until they are closed."""
+
+
 @dataclass(frozen=True)
 class Knob:
     """One knob.
@@ -173,7 +177,10 @@ def draw(knob: Knob, choice: Choice) -> None:
         if shown not in options:
             options.append(shown)
         st.session_state[key] = shown
-        st.selectbox(changed, options, format_func=_said, **common)
+        unset = _unset(choice, setting)
+        st.selectbox(
+            changed, options, format_func=lambda v: unset if v == DEFAULT else _said(v), **common
+        )
     elif setting.kind in ("number", "whole"):
         whole = setting.kind == "whole"
         st.session_state[key] = value
@@ -182,10 +189,18 @@ def draw(knob: Knob, choice: Choice) -> None:
             "min_value": _end(setting.least, whole), "max_value": _end(setting.most, whole),
             "step": _step(_own(choice, setting.path), whole), "format": None if whole else "%g",
         }  # fmt: skip
-        st.number_input(changed, placeholder="default", **limits, **common)
+        st.number_input(changed, placeholder=_unset(choice, setting), **limits, **common)
     else:
         st.session_state[key] = "" if value is None else value
         st.text_input(changed, **common)
+
+
+def _unset(choice: Choice, setting: Setting) -> str:
+    """What stands in a knob without a value: what holds then, or that nothing does."""
+    if not setting.nullable or setting.value is not None:
+        return DEFAULT
+    held = choice.held.get(setting.path)
+    return "not set" if held is None else f"default: {_said(held)}"
 
 
 def turned(path: str) -> None:
@@ -216,6 +231,8 @@ def _help(setting: Setting) -> str:
 def _said(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

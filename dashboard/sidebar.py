@@ -23,7 +23,7 @@ def draw() -> None:
         _buttons(choice)
         if scenario is not None:
             for title, found in knobs.groups(scenario):
-                with st.expander(title, expanded=True):
+                with st.expander(title, expanded=title in knobs.OPEN):
                     for knob in found:
                         knobs.draw(knob, choice)
         _others(choice)

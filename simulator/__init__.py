@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         plan_words,
     )
     from simulator.planner.written import dump_plan, plan_choices, plan_document
+    from simulator.resolution.holding import values_that_hold
     from simulator.results import Definition, Line, Result, compare, compare_all
     from simulator.results.definitions import definition_of, value_at
     from simulator.results.format import duration, with_unit
@@ -122,6 +123,7 @@ _HOME = {
     "trace_names": "simulator.workload",
     "traffic_of": "simulator.simulation",
     "value_at": "simulator.results.definitions",
+    "values_that_hold": "simulator.resolution.holding",
     "with_unit": "simulator.results.format",
 }
 
@@ -193,6 +195,7 @@ __all__ = [
     "trace_names",
     "traffic_of",
     "value_at",
+    "values_that_hold",
     "with_unit",
 ]
 

@@ -26,7 +26,6 @@ PARTS: dict[str, tuple[str, Callable[[], None]]] = {
 
 def page() -> None:
     """Draws the page."""
-    st.title("Calibration")
     part = st.segmented_control(
         "Part of the page", list(PARTS), default="Validation", required=True,
         key="calibration part", persist_state="session", label_visibility="collapsed",

@@ -32,7 +32,6 @@ _SPOT = (
 
 def page() -> None:
     """Draws the page."""
-    st.title("Fleet")
     st.caption("The deployment over time: load, replicas, SLO, cost and power of the whole run.")
     choice = session.choice()
     try:

@@ -28,7 +28,6 @@ FILE, UPLOAD, FORMAT, START, LENGTH, MOST, SCALE, RANGE = (
 
 def page() -> None:
     """Draws the page."""
-    st.title("Trace")
     st.caption(
         "Recorded traffic: what it is like, and how the deployment of the sidebar does under it."
     )
