@@ -188,6 +188,7 @@ def test_long_work_is_cancelled_and_ended(browser: Any) -> None:
         cancel = seen.page.get_by_role("button", name="Cancel").first
         cancel.click()
         seen.page.get_by_text("Cancelled.").first.wait_for()
+        seen.page.wait_for_timeout(1500)  # until the cancelled work has ended
         seen.page.get_by_role("button", name="Run again").first.click()
         cancel.wait_for()
         # Under way, it does not keep Ctrl-C waiting.
