@@ -51,16 +51,19 @@ def distributions(found: Figure, baseline: Figure | None) -> None:
                     line={"color": _colour(trace["c"]), "width": 2}, showlegend=named,
                     hovertemplate="%{y:.4~g}% within %{x:,.4~g} ms",
                 )  # fmt: skip
-            axis = figure["x"]
-            if axis.get("type") == "log":
-                chart.update_xaxes(type="log", tickformat=",~g", dtick=1, tickangle=0)
-            if axis.get("type") == "log" and len(axis["tickvals"]) < 6 and not baseline:
-                chart.update_xaxes(tickvals=axis["tickvals"], ticktext=axis["ticktext"])
+            if figure["x"].get("type") == "log":
+                chart.update_xaxes(**look.log_axis(*_reach(chart, figure["marks"])))
             for place, mark in enumerate(figure["marks"]):
                 colour = look.LIMIT if mark["c"] is None else _colour(mark["c"])
                 _mark(chart, mark["x"], mark["label"], colour, place)
             chart.update_yaxes(range=[0, 101])
             look.show(chart, f"distribution {key}", f"Cumulative distribution of {title}")
+
+
+def _reach(chart: go.Figure, marks: list[Figure]) -> tuple[float, float]:
+    """Lowest and highest place above zero that a line or a mark has."""
+    places = [x for line in chart.data for x in line.x if x > 0] + [mark["x"] for mark in marks]
+    return min(places), max(places)
 
 
 def over_time(found: Figure) -> None:

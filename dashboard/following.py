@@ -20,7 +20,12 @@ EVERY_S = 0.5
 
 
 def follow(
-    slot: str, job: Job[T], draw: Callable[[T], None], *, patience_s: float = PATIENCE_S
+    slot: str,
+    job: Job[T],
+    draw: Callable[[T], None],
+    *,
+    patience_s: float = PATIENCE_S,
+    further: bool = False,
 ) -> None:
     """Draws the job's newest answer; while it runs, a bar with a button to cancel it above.
 
@@ -29,8 +34,9 @@ def follow(
         job: the work.
         draw: draws an answer, a first one or the last.
         patience_s: how long to wait for an answer before anything is drawn.
+        further: this is a further part of what is followed above already, which has the bar.
     """
-    if job.latest is None:
+    if job.latest is None and not further:
         job.wait(min(FOR_THE_LAST_S, patience_s))
         job.wait_for_some(max(0.0, patience_s - FOR_THE_LAST_S))
     running = not job.ended and session.waits_for(job)
@@ -39,7 +45,8 @@ def follow(
     def part() -> None:
         if running and job.ended:
             st.rerun()
-        _standing(slot, job)
+        if not further:
+            _standing(slot, job)
         if job.latest is not None:
             draw(job.latest)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,8 +52,8 @@ def scatter(found: Sequence[Comparison], metric: str, colour: str) -> go.Figure:
                 "error %{customdata[2]:+.1f}%<extra></extra>",
             )
         )  # fmt: skip
-    chart.update_xaxes(**_log(low, high))
-    chart.update_yaxes(**_log(low, high), rangemode="normal")
+    chart.update_xaxes(**look.log_axis(low, high))
+    chart.update_yaxes(**look.log_axis(low, high), rangemode="normal")
     return chart
 
 
@@ -82,8 +81,8 @@ def against_load(found: Sequence[Comparison], metric: str, colour: str) -> go.Fi
                 hovertemplate="%{customdata[1]}<br>error %{customdata[2]:+.1f}%<extra></extra>",
             )
         )  # fmt: skip
-    chart.update_xaxes(**_log(low, high))
-    chart.update_yaxes(**_log(bottom, top), rangemode="normal")
+    chart.update_xaxes(**look.log_axis(low, high))
+    chart.update_yaxes(**look.log_axis(bottom, top), rangemode="normal")
     return chart
 
 
@@ -134,7 +133,7 @@ def before_after(checks: Sequence[Check], metric: str) -> go.Figure:
             )
         )  # fmt: skip
     chart.update_xaxes(tickmode="linear", dtick=max(1, len(own) // 12), range=[0.5, len(own) + 0.5])
-    chart.update_yaxes(**_log(low, high), rangemode="normal")
+    chart.update_yaxes(**look.log_axis(low, high), rangemode="normal")
     return chart
 
 
@@ -220,16 +219,3 @@ def _bands(chart: go.Figure, x: Sequence[float], y: Sequence[float]) -> None:
 def _ends(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values, default=1.0), max(values, default=10.0)
     return low / 1.15, high * 1.15
-
-
-def _log(low: float, high: float) -> dict[str, Any]:
-    """A logarithmic axis with round ticks."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if high / low < 200 else (1,)
-    if high / low < 4:
-        factors = (1, 1.5, 2, 3, 5, 7)  # type: ignore[assignment]
-    ticks = [f * 10.0**d for d in decades for f in factors if low <= f * 10.0**d <= high]
-    return {
-        "type": "log", "tickvals": ticks, "ticktext": [f"{tick:,.6g}" for tick in ticks],
-        "range": [math.log10(low), math.log10(high)],
-    }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import answers, curves, kpis, look, session
+from dashboard.choice import Choice
 from dashboard.following import follow
 from simulator import UserError, load_lines, run_lines
 
@@ -21,7 +22,12 @@ def page() -> None:
         return
     compared = _baseline()
     job = session.ask("run", key, answers.run(choice), question=answers.RUN)
-    follow("run", job, lambda run: _run(run, compared))
+    follow("run", job, lambda run: _figures(run, compared))
+    _load_curve(choice, key)
+    follow("run", job, _course, further=True)
+
+
+def _load_curve(choice: Choice, key: str) -> None:
     st.subheader("Load–latency curve")
     wanted = st.toggle(
         "Work it out", key="load curve", persist_state="session",
@@ -31,7 +37,7 @@ def page() -> None:
     if wanted:
         follow("load", session.ask("load", key, answers.load(choice), long=True), _load)
     else:
-        session.cancel("load")
+        session.drop("load")
 
 
 def _baseline() -> answers.Run | None:
@@ -54,7 +60,7 @@ def _nothing(_: answers.Run) -> None:
     """Only the bar of the baseline is drawn."""
 
 
-def _run(run: answers.Run, compared: answers.Run | None) -> None:
+def _figures(run: answers.Run, compared: answers.Run | None) -> None:
     summary = run.summary
     if run.of is not None:
         count = summary["requests"]["sent"]
@@ -72,9 +78,12 @@ def _run(run: answers.Run, compared: answers.Run | None) -> None:
         curves.table(summary, compared.summary if compared else None)
     else:
         curves.distributions(run.distributions, compared.distributions if compared else None)
+
+
+def _course(run: answers.Run) -> None:
     st.subheader("Over the simulated time")
     curves.over_time(run.over_time)
-    _provenance(summary)
+    _provenance(run.summary)
     _downloads(run)
 
 
