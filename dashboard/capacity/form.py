@@ -36,7 +36,8 @@ class Form:
         """A number from 0; None: left empty."""
         found = st.number_input(
             label, value=None if value is None else float(value), min_value=0.0, max_value=most,
-            step=step, format="%g", key=self.key(field), help=text, persist_state="session",
+            step=step, placeholder="any", format="%g", key=self.key(field), help=text,
+            persist_state="session",
         )  # fmt: skip
         return None if found is None else float(found)
 
@@ -46,7 +47,7 @@ class Form:
         """A whole number; None: left empty, which only what began empty may be."""
         found = st.number_input(
             label, value=value, min_value=least, max_value=most, step=1, key=self.key(field),
-            help=text, persist_state="session",
+            placeholder="any", help=text, persist_state="session",
         )  # fmt: skip
         return None if found is None else int(found)
 
