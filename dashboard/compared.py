@@ -10,9 +10,7 @@ from urllib.parse import parse_qs, urlencode
 
 import streamlit as st
 
-import simulator
 from dashboard import session
-from dashboard.background import Report, Work
 from dashboard.choice import Choice
 from simulator import UserError
 
@@ -137,21 +135,6 @@ def titles(chosen: Sequence[Entry]) -> list[str]:
             title, number = f"{entry.title} ({number})", number + 1
         found.append(title)
     return found
-
-
-def summary_of(choice: Choice) -> Work[dict[str, Any]]:
-    """Simulates: the summary that ``simulate run --json`` prints."""
-
-    def work(report: Report[dict[str, Any]]) -> dict[str, Any]:
-        with choice.located() as scenario:
-            report.stage("simulating")
-            result = simulator.simulate(
-                scenario, progress=lambda done, total, _: report.progress(done, total)
-            )
-            report.stage("intervals")
-            return result.summary()
-
-    return work
 
 
 def _keep(new: Any) -> None:

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import look, session
 from dashboard.background import CANCELLED, FAILED, Job, T
@@ -56,16 +57,22 @@ def follow(
 def _standing(slot: str, job: Job[T]) -> None:
     if job.state == FAILED:
         failed(job)
+        if job.fault is not None:  # a mistake is mended by asking for something else
+            _again(slot, st.container())
     elif job.state == CANCELLED or not session.waits_for(job):
         left, right = st.columns([5, 1], vertical_alignment="center")
         kept = "" if job.latest is None else " What was found until then is below."
         left.info(f"Cancelled.{kept}", icon=":material/block:")
-        if right.button("Run again", key=f"again: {slot}", on_click=session.again, args=(slot,)):
-            st.rerun()  # the whole page, which asks; the fragment alone would draw the old job
+        _again(slot, right)
     elif not job.ended:
         left, right = st.columns([5, 1], vertical_alignment="center")
         left.progress(job.progress or 0.0, text=job.stage.capitalize() or "Waiting for its turn")
         right.button("Cancel", key=f"cancel: {slot}", on_click=session.cancel, args=(slot,))
+
+
+def _again(slot: str, place: DeltaGenerator) -> None:
+    if place.button("Run again", key=f"again: {slot}", on_click=session.again, args=(slot,)):
+        st.rerun()  # the whole page, which asks; the fragment alone would draw the old job
 
 
 def failed(job: Job[T]) -> None:

@@ -172,9 +172,11 @@ def cancel(slot: str) -> None:
 
 
 def drop(slot: str) -> None:
-    """Drops what this session asked for last in that slot, and that it did."""
-    cancel(slot)
-    st.session_state.get(_SLOTS, {}).pop(slot, None)
+    """Wants nothing in that slot any more; what another one wants as well goes on."""
+    slots = st.session_state.get(_SLOTS, {})
+    job = slots.pop(slot, None)
+    if job is not None and job not in slots.values():
+        job.leave(viewer())
 
 
 def retry(slot: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import compared, look, session, side_by_side
+from dashboard import answers, compared, look, session, side_by_side
 from dashboard.choice import MOST_YAML_BYTES, Choice
 from dashboard.compared import MOST, Entry
 from dashboard.following import PATIENCE_S, follow
@@ -158,9 +158,10 @@ def _summary(entry: Entry, patience: float) -> dict[str, Any] | None:
     except UserError as error:
         look.wrong(error)
         return None
-    job = session.ask(entry.slot, key, compared.summary_of(entry.choice))
+    job = session.ask(entry.slot, key, answers.run(entry.choice), question=answers.RUN)
     follow(entry.slot, job, lambda _: None, patience_s=patience)
-    return job.latest
+    # The first requests of long traffic compare with nothing.
+    return None if job.latest is None or job.latest.preview else job.latest.summary
 
 
 def _rename(place: int, key: str) -> None:
