@@ -21,7 +21,7 @@ KPIS = (
     ("cost.usd_per_million_output_tokens", "Cost / M output tokens"),
     ("cost.usd_per_hour", "Cost per hour"),
     ("energy.joules_per_output_token", "Energy / output token"),
-    ("utilization.busy_share", "Utilization"),
+    ("utilization.busy_share", "Busy time"),
 )
 """Where each stands in a summary, and its title."""
 

@@ -138,15 +138,33 @@ def log_axis(low: float, high: float) -> dict[str, Any]:
     """A logarithmic axis with round numbers at its ticks.
 
     Args:
-        low, high: what it reaches from and to, both positive.
+        low, high: what it reaches from and to, both positive; a single value gets room around it.
     """
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if high / low < 200 else (1,)
-    sparse = [d for d in decades if len(decades) <= 6 or d % 2 == 0]
-    ticks = [f * 10.0**d for d in sparse for f in factors]
-    shown = [f"{tick:,.6g}" for tick in ticks]
+    if high < 1.2 * low:
+        middle = math.sqrt(low * high)
+        low, high = middle / 1.1, middle * 1.1
     margin = 0.02 * math.log10(high / low)
+    ticks = _ticks(low, high)
     return {
-        "type": "log", "tickvals": ticks, "ticktext": shown,
+        "type": "log", "tickvals": ticks, "ticktext": [f"{tick:,.6g}" for tick in ticks],
         "range": [math.log10(low) - margin, math.log10(high) + margin],
     }  # fmt: skip
+
+
+_LEAST_TICKS = 4
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers from ``low`` to ``high``: the coarsest that are enough."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = [[10.0**d for d in decades if d % every == 0] for every in range(len(decades), 0, -1)]
+    for factors in ((1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        steps.append([f * 10.0**d for d in decades for f in factors])
+    for ticks in steps:
+        inside = [tick for tick in ticks if low <= tick <= high]
+        if len(inside) >= _LEAST_TICKS:
+            return inside
+    # Within a factor of two or so: equal steps are as good.
+    step = 10.0 ** math.floor(math.log10((high - low) / _LEAST_TICKS))
+    step *= next(f for f in (5, 2, 1) if (high - low) / (f * step) >= _LEAST_TICKS)
+    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -12,8 +12,9 @@ from typing import Any, Generic, TypeVar
 from pydantic import ValidationError
 
 from simulator.errors import UnknownNameError
+from simulator.paths import expanded
 from simulator.scenario.base import Model
-from simulator.yamlio import closest, expanded, parse_yaml, read_model, validation_sentence
+from simulator.yamlio import closest, parse_yaml, read_model, validation_sentence
 
 M = TypeVar("M", bound=Model)
 

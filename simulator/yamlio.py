@@ -21,8 +21,6 @@ __all__ = [
     "closest",
     "decoded",
     "dump_yaml",
-    "expanded",
-    "is_there",
     "load_yaml",
     "parse_yaml",
     "read_model",
@@ -82,22 +80,6 @@ class _OlderDumper(_Dumper):
         ]
         for first in {*_Dumper.yaml_implicit_resolvers, *yaml.SafeDumper.yaml_implicit_resolvers}
     }
-
-
-def expanded(path: str) -> Path:
-    """A path with ``~`` replaced by a home; where nobody has that home, as it is written."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
-
-
-def is_there(path: Path) -> bool:
-    """Whether there is such a file or folder; what is too long or otherwise no path is none."""
-    try:
-        return path.exists()
-    except (OSError, ValueError):
-        return False
 
 
 def read_text(path: Path) -> str:

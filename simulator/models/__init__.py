@@ -44,7 +44,7 @@ def load_decoder(name_or_path: str, base: Path | None = None) -> Decoder:
         UnknownNameError, UserError: see `load_model`.
     """
     from simulator.models.huggingface import parse_decoder, parse_json, read_config
-    from simulator.yamlio import expanded, is_there
+    from simulator.paths import expanded, is_there
 
     preset = preset_file(name_or_path)
     if preset is not None:
@@ -62,7 +62,7 @@ def load_decoder(name_or_path: str, base: Path | None = None) -> Decoder:
 def preset_file(name: str) -> Path | None:
     """File of the preset called ``name``, by its own name or a repository that it stands for; None
     if there is none."""
-    from simulator.yamlio import is_there
+    from simulator.paths import is_there
 
     wanted = name.lower()
     if "/" not in wanted:

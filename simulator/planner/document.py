@@ -15,6 +15,7 @@ from simulator.engines import load_engine
 from simulator.errors import UnknownNameError, UserError
 from simulator.features.paths import leads_somewhere
 from simulator.hardware import load_hardware
+from simulator.paths import expanded
 from simulator.planner.constraints import Constraint
 from simulator.planner.objectives import Objective
 from simulator.scenario import Scenario
@@ -24,7 +25,7 @@ from simulator.scenario.document import anchor_paths
 from simulator.scenario.hardware import Hardware
 from simulator.scenario.load import MAPPING, load_with_places, resolve_reference
 from simulator.scenario.precision import Precision
-from simulator.yamlio import Lines, expanded, load_yaml, parse_yaml, validation_sentence
+from simulator.yamlio import Lines, load_yaml, parse_yaml, validation_sentence
 
 if TYPE_CHECKING:
     from simulator.workload.requests import Requests

@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from simulator.errors import ScenarioError
+from simulator.paths import expanded, is_there
 from simulator.scenario.document import FILE_KEYS
 from simulator.scenario.scenario import Scenario
 from simulator.scenario.shipped import examples_folder
-from simulator.yamlio import expanded, is_there
 
 _PACKAGE = Path(__file__).parents[1]
 

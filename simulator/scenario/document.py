@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from simulator.yamlio import is_there
+from simulator.paths import is_there
 
 KeyPath = tuple[str | int, ...]
 Places = dict[KeyPath, int | str]

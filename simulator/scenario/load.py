@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from simulator.errors import ScenarioError, UnknownNameError, UserError
+from simulator.paths import expanded, is_there
 from simulator.scenario.confined import check_files, check_within
 from simulator.scenario.document import (
     Document,
@@ -23,15 +24,7 @@ from simulator.scenario.document import (
 from simulator.scenario.overrides import apply_override
 from simulator.scenario.scenario import Scenario
 from simulator.scenario.shipped import shipped
-from simulator.yamlio import (
-    MAX_BYTES,
-    closest,
-    expanded,
-    is_there,
-    load_yaml,
-    parse_yaml,
-    validation_sentence,
-)
+from simulator.yamlio import MAX_BYTES, closest, load_yaml, parse_yaml, validation_sentence
 
 STDIN = "-"
 MAPPING = "scenario"

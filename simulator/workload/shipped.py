@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from simulator.errors import TraceError, UnknownNameError
-from simulator.yamlio import expanded
+from simulator.paths import expanded
 
 _DATA = Path(__file__).parent / "data"
 
