@@ -200,7 +200,10 @@ def _unset(choice: Choice, setting: Setting) -> str:
     if not setting.nullable or setting.value is not None:
         return DEFAULT
     held = choice.held.get(setting.path)
-    return "not set" if held is None else f"default: {_said(held)}"
+    if held is not None:
+        return f"default: {_said(held)}"
+    decided = setting.path.startswith(("engine.", "precision."))  # by each pool's engine or model
+    return DEFAULT if decided else "not set"
 
 
 def turned(path: str) -> None:

@@ -152,3 +152,14 @@ def test_a_load_curve_with_the_highest_rate() -> None:
     assert any(text.value.startswith("**Knee**") for text in app.markdown)
     report = app.session_state["_slots"]["load"].latest.report
     assert report["curve"]["points"][0]["figures"]["latency.ttft_ms.p99"]
+
+
+def test_a_knob_without_a_value_says_what_holds() -> None:
+    app = open_app(set=SHORT)
+    assert app.sidebar.number_input(key="knob engine.max_num_seqs").placeholder == "default: 1,024"
+    weights = app.sidebar.selectbox(key="knob precision.weights")
+    assert weights.options[0] == "default: bf16"
+    weights.set_value("fp8")
+    finish(app.run())
+    assert app.sidebar.selectbox(key="knob precision.weights").options[0] == "default"
+    assert app.sidebar.number_input(key="knob slo.e2e_ms").placeholder == "not set"
