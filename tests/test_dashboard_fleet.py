@@ -97,3 +97,12 @@ def test_a_wrong_scenario_is_one_sentence() -> None:
     app = open_app("fleet", scenario="autoscaling-day-8b-l4", set=["deployment.autoscaling.min=9"])
     assert any("min (9) is above max (6)" in sentence for sentence in errors(app))
     assert not app.dataframe
+
+
+def test_crashes_at_given_times_are_told() -> None:
+    app = open_app("fleet", scenario="failover-8b-h100", set="workload.requests=300")
+    (told,) = [each.value for each in app.caption if "deployment.failures.outages" in each.value]
+    assert told.endswith("replica 0 at 5 min 0 s for 5 min 0 s")
+    # Tiles are of what can happen in this deployment.
+    assert "Crashes" in tiles(app)
+    assert "Interruptions" not in tiles(app)

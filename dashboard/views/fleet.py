@@ -11,7 +11,7 @@ from dashboard.background import DONE
 from dashboard.choice import Choice
 from dashboard.fleet_charts import Course
 from dashboard.following import follow
-from simulator import UserError, definition_of, value_at
+from simulator import UserError, definition_of, duration, value_at
 
 _AUTOSCALING = (
     ("min", "Fewest"), ("max", "Most"), ("target", "Target"), ("requests_per_s", "Requests/s each"),
@@ -82,6 +82,8 @@ def _knobs(choice: Choice) -> None:
             st.toggle(title, key=f"fleet {path}", on_change=_switch, args=(path, values))
             if there:
                 _numbers(choice, path, fields)
+            if path == "deployment.failures":
+                _outages(deployment.failures)
         if deployment.autoscaling or deployment.failures or deployment.spot:
             st.markdown("Cold start")
             _numbers(choice, "deployment.cold_start", _COLD_START)
@@ -103,10 +105,22 @@ def _numbers(choice: Choice, path: str, fields: tuple[tuple[str, str], ...]) -> 
         end = int if whole else float
         column.number_input(
             label, value=None, key=key, on_change=_turned, args=(setting.path,),
+            placeholder="not set",
             min_value=None if setting.least is None else end(setting.least),
             max_value=None if setting.most is None else end(setting.most),
             format=None if whole else "%g", help=f"{setting.meaning} ({setting.path})",
         )  # fmt: skip
+
+
+def _outages(failures: Any) -> None:
+    """Crashes at given times, which the scenario's YAML alone can change."""
+    given = failures.outages if failures is not None else ()
+    told = [f"replica {each.replica} at {duration(each.at_s)} for {duration(each.for_s)}"
+            for each in given[:_MOST_TOLD]]  # fmt: skip
+    if len(given) > _MOST_TOLD:
+        told.append(f"{len(given) - _MOST_TOLD:,} more")
+    if told:
+        st.caption(f"At given times (deployment.failures.outages): {' · '.join(told)}")
 
 
 def _turned(path: str) -> None:
@@ -133,6 +147,8 @@ def _switch(path: str, values: dict[str, Any]) -> None:
 
 # --- the course ----------------------------------------------------------------------------------
 
+_MOST_TOLD = 4
+
 _TILES = (
     ("SLO met", "slo.goodput_share"),
     ("TTFT p99", "latency.ttft_ms.p99"),
@@ -149,7 +165,17 @@ _TILES = (
 def _draw(day: scaling.Day, choice: Choice) -> None:
     if day.preview:
         st.caption(f"Of the first {scaling.PREVIEW_REQUESTS:,} requests; the rest is under way.")
-    look.tiles([tile for label, key in _TILES if (tile := _tile(day.summary, label, key))])
+    deployment = choice.scenario.deployment
+    unused = {
+        key
+        for key, cause in (
+            ("fleet.crashes", deployment.failures),
+            ("fleet.interruptions", deployment.spot),
+        )
+        if cause is None and not deployment.pools
+    }
+    wanted = [(label, key) for label, key in _TILES if key not in unused]
+    look.tiles([tile for label, key in wanted if (tile := _tile(day.summary, label, key))])
     course, history = Course(day.history), day.history
     course.replicas()
     charts = [course.load]
