@@ -103,6 +103,14 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|<>$:~&-])", r"\\\1", text)
 
 
+def with_code(text: str) -> str:
+    """As ``plain``, but for what stands between two backticks, as the terminal writes keys."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one stands alone
+        return plain(text)
+    return "".join(f"`{part}`" if n % 2 else plain(part) for n, part in enumerate(parts))
+
+
 def tiles(figures: Sequence[tuple[str, str, str]]) -> None:
     """Figures in a row, and in more where they do not fit.
 

@@ -34,3 +34,9 @@ def test_a_single_value_has_room_around_it() -> None:
     axis = look.log_axis(5.0, 5.0)
     assert axis["range"][0] < math.log10(5.0) < axis["range"][1]
     assert 5.0 in [pytest.approx(tick) for tick in axis["tickvals"]]
+
+
+def test_keys_between_backticks_are_code_and_nothing_else_is_markup() -> None:
+    assert look.with_code("a_b; `judge: pes_simistic` asks") == "a\\_b; `judge: pes_simistic` asks"
+    assert look.with_code("one ` alone ![x](http://y)") == look.plain("one ` alone ![x](http://y)")
+    assert "![" not in look.with_code("`a` ![x](http://y)")

@@ -63,7 +63,7 @@ def _verdict(words: PlanWords, winner: Report | None) -> None:
         )
         _tiles(winner)
         st.caption(f"Asked: {asked}.")
-    st.markdown("\n".join(f"- {look.plain(reason)}" for reason in words.reasons))
+    st.markdown("\n".join(f"- {look.with_code(reason)}" for reason in words.reasons))
 
 
 def _tiles(winner: Report) -> None:
