@@ -67,7 +67,7 @@ def test_a_knob_has_what_the_model_says() -> None:
     assert (tp.kind, tp.value, tp.default, tp.least) == ("whole", 1, 1, 1)
     ttft = scenario_field("slo.ttft_ms", scenario)
     assert (ttft.kind, ttft.value, ttft.nullable) == ("number", 500.0, True)
-    assert (ttft.least, ttft.least_excluded, ttft.unit) == (0, True, "milliseconds")
+    assert (ttft.least, ttft.limits, ttft.unit) == (0, "> 0", "milliseconds")
     assert scenario_field("engine.cuda_graphs", scenario).choices[:2] == (True, False)
     assert "l40s" in scenario_field("hardware.profile", scenario).choices
     router = scenario_field("deployment.router", scenario)

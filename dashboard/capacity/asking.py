@@ -118,6 +118,8 @@ def _own() -> Form | None:
 
 def _bearing(form: Form, document: dict[str, Any]) -> None:
     choices = simulator.plan_choices()
+    default = choices.defaults
+    now = {**default, **document}
     given = document.get("objective", {"metric": choices.objectives[0]})
     names = [*choices.objectives, *choices.metrics]
     left, right = st.columns([2, 1])
@@ -136,42 +138,42 @@ def _bearing(form: Form, document: dict[str, Any]) -> None:
     first, second, third = st.columns(3)
     with first:
         headroom = form.number(
-            "Headroom, %", "headroom", 100 * document.get("headroom", 0.0), most=1000.0, step=5.0,
+            "Headroom, %", "headroom", 100 * now["headroom"], most=1000.0, step=5.0,
             text="All must hold with so much more traffic",
         )  # fmt: skip
     with second:
         spare = form.whole(
-            "Spare replicas", "spare", document.get("spare_replicas", 0), least=0, most=64,
+            "Spare replicas", "spare", now["spare_replicas"], least=0, most=64,
             text="Replicas, of each pool, that may be missing while all holds",
         )  # fmt: skip
     with third:
         lost = form.number(
-            "Lost requests, %", "lost", 100 * document.get("max_lost_share", 0.0), most=100.0,
+            "Lost requests, %", "lost", 100 * now["max_lost_share"], most=100.0,
             step=0.1, text="Share of requests that may be rejected, time out or fail",
         )  # fmt: skip
-    form.put(document, "headroom", round((headroom or 0.0) / 100, 9), 0.0)
-    form.put(document, "spare_replicas", spare, 0)
-    form.put(document, "max_lost_share", round((lost or 0.0) / 100, 9), 0.0)
+    form.put(document, "headroom", round((headroom or 0.0) / 100, 9), default["headroom"])
+    form.put(document, "spare_replicas", spare, default["spare_replicas"])
+    form.put(document, "max_lost_share", round((lost or 0.0) / 100, 9), default["max_lost_share"])
     first, second, third = st.columns([2, 1, 1])
     judge = first.selectbox(
-        "Limits must hold", form.first(list(choices.judges), document.get("judge", "predicted")),
+        "Limits must hold", form.first(list(choices.judges), now["judge"]),
         key=form.key("judge"), format_func=lambda name: JUDGES.get(str(name), str(name)),
         persist_state="session",
         help="A prediction is off by some share; pessimistic ones still hold where it is",
     )  # fmt: skip
     with second:
         seeds = form.whole(
-            "Seeds", "seeds", document.get("seeds", 5), least=1, most=20,
+            "Seeds", "seeds", now["seeds"], least=1, most=20,
             text="Most runs of a deployment whose verdict is close, each with other traffic",
         )  # fmt: skip
     with third:
         others = form.whole(
-            "Runners-up", "runners", document.get("runners_up", 3), least=0, most=20,
+            "Runners-up", "runners", now["runners_up"], least=0, most=20,
             text="Further kinds of deployment to find, after the best",
         )  # fmt: skip
-    form.put(document, "judge", judge, "predicted")
-    form.put(document, "seeds", seeds, 5)
-    form.put(document, "runners_up", others, 3)
+    form.put(document, "judge", judge, default["judge"])
+    form.put(document, "seeds", seeds, default["seeds"])
+    form.put(document, "runners_up", others, default["runners_up"])
 
 
 def _objective(name: str) -> str:

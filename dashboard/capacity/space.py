@@ -66,6 +66,7 @@ def _axis(
 
 
 def _replicas(form: Form, space: dict[str, Any]) -> None:
+    most_devices = simulator.plan_choices().defaults["space.max_devices"]
     given = space.get("replicas")
     range_ = given if isinstance(given, dict) else {}
     first, second, third = st.columns(3)
@@ -81,10 +82,10 @@ def _replicas(form: Form, space: dict[str, Any]) -> None:
         )  # fmt: skip
     with third:
         devices = form.whole(
-            "Most devices", "devices", space.get("max_devices", 64), least=1, most=4096,
+            "Most devices", "devices", space.get("max_devices", most_devices), least=1, most=4096,
             text="Of a whole deployment",
         )  # fmt: skip
-    form.put(space, "max_devices", devices, 64)
+    form.put(space, "max_devices", devices, most_devices)
     if isinstance(given, list):
         if least is None and most is None:
             st.caption(f"Replicas: {', '.join(map(axis_word, given))}, as the plan lists them.")
@@ -94,4 +95,4 @@ def _replicas(form: Form, space: dict[str, Any]) -> None:
     if least is None and most is None:
         space.pop("replicas", None)
     else:
-        space["replicas"] = {"min": least or 1, "max": most or devices or 64} | step
+        space["replicas"] = {"min": least or 1, "max": most or devices or most_devices} | step

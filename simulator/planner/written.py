@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from simulator import engines, hardware
 from simulator.planner.constraints import metric_paths
-from simulator.planner.document import Asked, Plan, Plan_
+from simulator.planner.document import Asked, Plan, Plan_, Space
 from simulator.planner.objectives import NAMES
 from simulator.scenario import Scenario
 from simulator.scenario.dump import compact
@@ -19,7 +19,8 @@ from simulator.yamlio import dump_yaml
 @dataclass(frozen=True, slots=True)
 class PlanChoices:
     """What a plan may name: profiles of devices and engines, formats of weights, price plans,
-    figures that limits are on, names of objectives, and judges."""
+    figures that limits are on, names of objectives, and judges; ``defaults`` by key of the plan and
+    of its space (``space.max_devices``)."""
 
     hardware: tuple[str, ...]
     engine: tuple[str, ...]
@@ -28,6 +29,7 @@ class PlanChoices:
     metrics: tuple[str, ...]
     objectives: tuple[str, ...]
     judges: tuple[str, ...]
+    defaults: Mapping[str, Any]
 
 
 def plan_choices() -> PlanChoices:
@@ -35,8 +37,15 @@ def plan_choices() -> PlanChoices:
     return PlanChoices(
         tuple(hardware.profile_names()), tuple(engines.profile_names()), get_args(Dtype),
         get_args(Plan_), tuple(metric_paths()), tuple(NAMES),
-        get_args(Plan.model_fields["judge"].annotation),
+        get_args(Plan.model_fields["judge"].annotation), dict(_defaults()),
     )  # fmt: skip
+
+
+def _defaults() -> Iterator[tuple[str, Any]]:
+    for prefix, model in (("", Plan), ("space.", Space)):
+        for name, field in model.model_fields.items():
+            if not field.is_required():
+                yield prefix + name, field.get_default(call_default_factory=True)
 
 
 def plan_document(source: Asked | Scenario) -> dict[str, Any]:

@@ -39,7 +39,6 @@ class Setting:
         nullable: whether null may stand there.
         choices: what may stand there; of text, the names that are shipped.
         least, most: limits of a number; None: there is none.
-        least_excluded, most_excluded: whether the limits themselves are not allowed.
         unit: of a number, in words; empty if it has none.
         limits: the same limits in words.
         meaning: what it is for.
@@ -54,8 +53,6 @@ class Setting:
     choices: tuple[Any, ...]
     least: float | None
     most: float | None
-    least_excluded: bool
-    most_excluded: bool
     unit: str
     limits: str
     meaning: str
@@ -104,8 +101,6 @@ def scenario_field(path: str, scenario: Scenario) -> Setting:
         choices=tuple(names()) if names else choices,
         least=_limit(low),
         most=_limit(high),
-        least_excluded=isinstance(low, at.Gt),
-        most_excluded=isinstance(high, at.Lt),
         unit=told.unit,
         limits=told.limits,
         meaning=told.meaning.replace("``", ""),
