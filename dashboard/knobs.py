@@ -159,13 +159,14 @@ def _label(label: str, setting: Setting) -> str:
     return f"{label} ({unit})" if unit else label
 
 
-def draw(knob: Knob, choice: Choice) -> None:
-    """Draws a knob at the value that the choice has."""
+def draw(knob: Knob, choice: Choice, where: str = "knob") -> None:
+    """Draws a knob at the value that the choice has; ``where``: the place, if it is not the
+    sidebar."""
     setting = knob.setting
-    key = f"knob {setting.path}"
+    key = f"{where} {setting.path}"
     given = choice.value_set(setting.path)
     common: dict[str, Any] = {
-        "key": key, "help": _help(setting), "on_change": turned, "args": (setting.path,),
+        "key": key, "help": _help(setting), "on_change": turned, "args": (setting.path, key),
     }  # fmt: skip
     changed = f"{knob.label} :blue[•]" if given is not None else knob.label
     value = setting.value
@@ -206,9 +207,9 @@ def _unset(choice: Choice, setting: Setting) -> str:
     return DEFAULT if decided else "not set"
 
 
-def turned(path: str) -> None:
+def turned(path: str, key: str) -> None:
     """Takes the new value of a knob."""
-    value = st.session_state[f"knob {path}"]
+    value = st.session_state[key]
     if value == DEFAULT:
         value = None
     session.choose(session.choice().with_value(path, value))

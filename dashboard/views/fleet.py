@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import look, scaling, session
+from dashboard import knobs, look, scaling, session
 from dashboard.background import DONE
 from dashboard.choice import Choice
 from dashboard.fleet_charts import Course
@@ -99,17 +99,8 @@ def _numbers(choice: Choice, path: str, fields: tuple[tuple[str, str], ...]) -> 
         if setting.kind in ("number", "whole"):
             found.append((label, setting))
     for column, (label, setting) in zip(st.columns(max(len(found), 4)), found, strict=False):
-        whole = setting.kind == "whole"
-        key = f"fleet {setting.path}"
-        st.session_state[key] = setting.value
-        end = int if whole else float
-        column.number_input(
-            label, value=None, key=key, on_change=_turned, args=(setting.path,),
-            placeholder="not set",
-            min_value=None if setting.least is None else end(setting.least),
-            max_value=None if setting.most is None else end(setting.most),
-            format=None if whole else "%g", help=f"{setting.meaning} ({setting.path})",
-        )  # fmt: skip
+        with column:
+            knobs.draw(knobs.Knob(label, setting), choice, "fleet")
 
 
 def _outages(failures: Any) -> None:
@@ -121,14 +112,6 @@ def _outages(failures: Any) -> None:
         told.append(f"{len(given) - _MOST_TOLD:,} more")
     if told:
         st.caption(f"At given times (deployment.failures.outages): {' · '.join(told)}")
-
-
-def _turned(path: str) -> None:
-    value = st.session_state[f"fleet {path}"]
-    choice = session.choice()
-    if value is None and not choice.setting(path).nullable:
-        return  # an emptied box of a value that must be given shows what it was
-    session.choose(choice.with_value(path, value))
 
 
 def _policy() -> None:
