@@ -8,8 +8,8 @@ from collections.abc import Callable
 from collections.abc import Sequence as List
 from heapq import heappop, heappush
 
-from simulator.cluster.clients import Dependents, Sequences
-from simulator.cluster.lanes import LaneGroup
+from simulator.cluster.clients import ComingSequences, Dependents, Sequences
+from simulator.cluster.lanes import LaneGroup, lanes_within
 from simulator.cluster.recorder import Recorder
 from simulator.cluster.replica import Replica
 from simulator.results.record import LANES_APART
@@ -17,6 +17,7 @@ from simulator.serving.drafts import SpeculativeDecodeSet
 from simulator.serving.scheduler import Plan
 from simulator.serving.sequence import NOT_DECODING, Sequence
 from simulator.workload.answers import Answers
+from simulator.workload.growing import GrowingRequests
 from simulator.workload.requests import Ints, Requests
 
 
@@ -83,7 +84,11 @@ class AdaptedSequences(Sequences):
 
 def sequences_of(requests: Requests) -> Sequences:
     """Who makes the sequences of these requests."""
-    made = Sequences(requests)
+    made: Sequences
+    if isinstance(requests, GrowingRequests):
+        made = ComingSequences(requests)
+    else:
+        made = Sequences(requests)
     if requests.answers is not None:
         made = AnsweringSequences(requests, requests.answers)
     return made if requests.adapters is None else AdaptedSequences(made, requests.adapters)
@@ -164,6 +169,9 @@ class AnswerClock:
             else:
                 self._watch(sequence)
 
+    def landed(self, sequence: Sequence, at: float) -> None:
+        """The first token of a sequence that was begun elsewhere reaches its client at ``at``."""
+
     def joins(self, sequence: Sequence) -> None:
         """A sequence that has its first token from elsewhere decodes from the next step on."""
         if sequence.answer_at:
@@ -227,7 +235,7 @@ def watch_answers(replica: Replica | LaneGroup, recorder: Recorder) -> None:
     """Gives a replica, or each of its lanes, a clock for answers if the traffic has some."""
     if recorder.answer_s is None:
         return
-    for lane in replica.lanes if isinstance(replica, LaneGroup) else [replica]:
+    for lane in lanes_within(replica):
         decoding = getattr(lane.scheduler, "decoding", None)
         if isinstance(decoding, SpeculativeDecodeSet):
             lane.answers = DraftingAnswerClock(recorder.answer_s, decoding)

@@ -59,12 +59,15 @@ class ChangingCluster(Cluster):
             Line(fleet, mine, next((self._meters[n] for n in mine if self._adapts(n)), None))
             for fleet, mine in self._routing.fleets
         ]
-        class_id = self.requests.class_id
-        self._line_of = np.array(self._routing.fleet_of_class)[class_id].tolist()
+        self._line_of_class = [self._lines[fleet] for fleet in self._routing.fleet_of_class]
+        self._class_of: list[int] = self.requests.class_id.tolist()
         self._meter_of = [m for m in self._meters for _ in m.slots.slots]
         self._lines_of = [
             [line for line in self._lines if m.slots.number in line.groups] for m in self._meter_of
         ]
+
+    def _line_of(self, index: int) -> Line:
+        return self._line_of_class[self._class_of[index]]
 
     def _adapts(self, number: int) -> bool:
         scaling = self._groups[number].life.scaling
@@ -79,13 +82,15 @@ class ChangingCluster(Cluster):
 
     # --- the run ---------------------------------------------------------------------------------
 
-    def _open_loop(self) -> None:
+    def _open(self) -> None:
         self.over = not len(self.requests)
         for group in self._groups:
             group.open()
         for meter in self._meters:
             if meter.slots.life.scaling is not None:
                 self._decide_on(meter)
+
+    def _open_loop(self) -> None:
         requests = self.requests
         self._to_come += int(((requests.parent == ROOT) & (requests.pool == OPEN_LOOP)).sum())
         super()._open_loop()
@@ -115,7 +120,7 @@ class ChangingCluster(Cluster):
 
     def _place(self, sequence: Sequence) -> None:
         index = sequence.index
-        line = self._lines[self._line_of[index]]
+        line = self._line_of(index)
         replica = self._choose(sequence) if line.fleet.replicas else None
         gate = self._gate
         # Who waits at the gateway is let in: max_queue says how many may.
@@ -171,7 +176,7 @@ class ChangingCluster(Cluster):
 
     def _unhold(self, attempt: Attempt) -> None:
         index = attempt.sequence.index
-        line = self._lines[self._line_of[index]]
+        line = self._line_of(index)
         del line.waiting[index]
         self.journal.wait(index, attempt.since_s, self._now)
         if line.scaled is not None:
@@ -197,7 +202,7 @@ class ChangingCluster(Cluster):
         attempt.retries += 1
         attempt.sequence = self._again(attempt, slot, restart=retry.mode == "restart")
         attempt.crash = attempt.slot = attempt.replica = None
-        line = self._lines[self._line_of[attempt.sequence.index]]
+        line = self._line_of(attempt.sequence.index)
         if line.fleet.replicas:
             self._send(attempt, self._choose(attempt.sequence))
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from simulator.serving.sequence import Sequence
+from simulator.workload.growing import GrowingRequests
 from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
 
 
@@ -28,6 +29,24 @@ class Sequences:
         ends = prefixes.end[low:high].tolist()
         streams = tuple(zip(prefixes.stream[low:high].tolist(), ends, strict=True))
         return Sequence(index, prompt, output, streams, bool(prefixes.continues[index]))
+
+
+class ComingSequences(Sequences):
+    """The same for requests that are not known beforehand, whose texts have keys already."""
+
+    def __init__(self, requests: GrowingRequests) -> None:
+        self._asked = requests.asked
+
+    def make(self, index: int) -> Sequence:
+        """A new sequence of request ``index``."""
+        asked = self._asked[index]
+        if asked.keys is None:
+            sequence = Sequence(index, asked.input_tokens, asked.output_tokens)
+        else:
+            sequence = Sequence(index, asked.input_tokens, asked.output_tokens, ())
+            sequence.chain = list(asked.keys)
+        sequence.follows = asked.follows
+        return sequence
 
 
 class Dependents:

@@ -8,7 +8,6 @@ come, because the second replica is who speaks to it.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -24,6 +23,7 @@ from simulator.results.record import Stages
 from simulator.serving.handover import DecodeScheduler, PrefillScheduler
 from simulator.serving.scheduler import Plan
 from simulator.serving.sequence import Sequence
+from simulator.workload.requests import Requests
 
 _NAN = float("nan")
 
@@ -123,7 +123,7 @@ class Handover:
         choose_prefill, choose_decode: routing.
         make: makes the sequence of a request.
         replicas: all of the deployment.
-        requests: how many there are.
+        requests: the traffic.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Handover:
         choose_decode: Callable[[Sequence], Replica],
         make: Callable[[int], Sequence],
         replicas: Iterable[Replica],
-        requests: int,
+        requests: Requests,
     ) -> None:
         self._env = env
         self._recorder = recorder
@@ -147,11 +147,11 @@ class Handover:
         for replica in replicas:
             assert isinstance(replica, PrefillReplica | DecodeReplica)
             replica.handover = self
-        self.prefill_replica = array("q", [-1]) * requests
-        self.prompt_done_s = array("d", [_NAN]) * requests
-        self.reserved_s = array("d", [_NAN]) * requests
-        self.landed_s = array("d", [_NAN]) * requests
-        self.sent_bytes = array("d", [0.0]) * requests
+        self.prefill_replica = requests.column(-1)
+        self.prompt_done_s = requests.column(_NAN)
+        self.reserved_s = requests.column(_NAN)
+        self.landed_s = requests.column(_NAN)
+        self.sent_bytes = requests.column(0.0)
 
     def deliver(self, index: int, gate: Gate | None) -> tuple[Sequence, Replica | Journey, bool]:
         """A request reaches the server.
@@ -260,6 +260,18 @@ class Handover:
         self.landed_s[journey.answer.index] = float(self._env.now)
         journey.decode.land(journey.answer)
 
+    def departed(self, sequence: Sequence) -> None:
+        """A prompt whose client gave up has left its replica before it was computed."""
+        journey = self._journeys.get(sequence)
+        if journey is not None and journey.gone and sequence is journey.prompt:
+            del self._journeys[journey.prompt], self._journeys[journey.answer]
+
+    def forget_gone(self) -> None:
+        """Drops journeys that ended because their clients gave up, between two events."""
+        for sequence, journey in list(self._journeys.items()):
+            if journey.gone and journey.prompt_done and not journey.under_way:
+                del self._journeys[sequence]
+
     def stages(self) -> Stages:
         """The columns that only such deployments have."""
         return Stages(
@@ -349,6 +361,8 @@ class DecodeReplica(Replica):
         sequence.last_token_s = now
         self.recorder.first_token_s[sequence.index] = now + self.response_s
         self.scheduler.land(sequence)
+        if self.answers is not None:
+            self.answers.landed(sequence, now + self.response_s)
         self._soon()
 
     def _soon(self) -> None:

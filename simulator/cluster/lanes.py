@@ -17,6 +17,11 @@ def lane_number(replica: int, place: int) -> int:
     return replica + place * LANES_APART
 
 
+def lanes_within(replica: Replica | LaneGroup) -> List[Replica]:
+    """The lanes of a replica, or itself."""
+    return replica.lanes if isinstance(replica, LaneGroup) else [replica]
+
+
 class LaneLoads(list[int]):
     """Requests queued or running in each lane of a replica, by the number of the lane; a change
     goes into the replica's entry as well.

@@ -206,7 +206,7 @@ def replica_maker(
         return lambda _: Replica
     moved = recorder.moved
     if moved is None:
-        moved = recorder.moved = KvMoved(len(recorder.requests))
+        moved = recorder.moved = KvMoved(recorder.requests)
     nodes: dict[int, dict[int, tuple[Link, Link]]] = {}
     paths: dict[int, Paths] = {}
     for number in range(first, first + replicas):

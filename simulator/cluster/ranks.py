@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from collections.abc import Sequence as List
 from dataclasses import dataclass
-from math import inf, log, sqrt
+from math import exp, inf, isnan, log, nan, sqrt
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from simulator.scenario.queue import (
     ShortestFirstQueue,
 )
 from simulator.serving.sequence import Sequence
+from simulator.workload.growing import GrowingRequests
 from simulator.workload.requests import Floats, Requests
 
 _PREDICTIONS = 0x70726564
@@ -62,6 +64,38 @@ def predicted_output(requests: Requests, error: float, seed: int) -> Floats:
     return predicted
 
 
+class _Guesses:
+    """``predicted_output`` of requests as they come, each drawn once.
+
+    Args:
+        requests: the traffic.
+        error, seed: see ``predicted_output``.
+    """
+
+    def __init__(self, requests: GrowingRequests, error: float, seed: int) -> None:
+        self._asked = requests.asked
+        self._known: array[float] = requests.column(nan)
+        self._spread = sqrt(log(1.0 + error * error))
+        self._rng = np.random.default_rng([seed, _PREDICTIONS])
+
+    def __getitem__(self, index: int) -> float:
+        known = self._known[index]
+        if isnan(known):
+            spread = self._spread
+            drawn = self._rng.standard_normal()
+            known = self._asked[index].output_tokens * exp(spread * drawn - spread * spread / 2.0)
+            self._known[index] = known
+        return known
+
+
+def predictions(requests: Requests, error: float, seed: int) -> List[float] | _Guesses:
+    """See ``predicted_output``, by the index of the request."""
+    if isinstance(requests, GrowingRequests):
+        return _Guesses(requests, error, seed)
+    predicted: list[float] = predicted_output(requests, error, seed).tolist()
+    return predicted
+
+
 def _by_priority(queue: Queue, sent: Sent) -> Rank:
     class_id = sent.requests.class_id
     priority = [float(terms.priority) for terms in sent.terms]
@@ -76,13 +110,14 @@ def _by_work(queue: Queue, sent: Sent) -> Rank:
     """Aging at a constant rate changes all ranks alike as time goes by, so that it is enough to
     put later ones back by what earlier ones have aged: work + rate × time of sending."""
     assert isinstance(queue, ShortestFirstQueue)
-    requests, sent_s, aging = sent.requests, sent.sent_s, queue.aging_tokens_per_s
-    outputs = predicted_output(requests, queue.prediction_error, sent.seed)
-    work = (queue.input_weight * requests.input_tokens + queue.output_weight * outputs).tolist()
+    sent_s, aging = sent.sent_s, queue.aging_tokens_per_s
+    on_input, on_output = queue.input_weight, queue.output_weight
+    outputs = predictions(sent.requests, queue.prediction_error, sent.seed)
 
     def rank(sequence: Sequence) -> None:
         index = sequence.index
-        sequence.rank = work[index] + aging * sent_s[index]
+        work = on_input * sequence.prompt + on_output * outputs[index]
+        sequence.rank = work + aging * sent_s[index]
 
     return rank
 

@@ -68,20 +68,20 @@ class Recorder:
     """
 
     def __init__(self, requests: Requests) -> None:
-        n = len(requests)
         self.requests = requests
-        self.sent_s = array("d", [_NAN]) * n
-        self.queued_s = array("d", [_NAN]) * n
-        self.start_s = array("d", [_NAN]) * n
-        self.first_token_s = array("d", [_NAN]) * n
-        self.finish_s = array("d", [_NAN]) * n
-        self.generated = array("q", [0]) * n
-        self.cached = array("q", [0]) * n
-        self.preemptions = array("q", [0]) * n
-        self.replica = array("q", [-1]) * n
-        self.outcome = array("q", [UNFINISHED]) * n
+        column = requests.column
+        self.sent_s: array[float] = column(_NAN)
+        self.queued_s: array[float] = column(_NAN)
+        self.start_s: array[float] = column(_NAN)
+        self.first_token_s: array[float] = column(_NAN)
+        self.finish_s: array[float] = column(_NAN)
+        self.generated: array[int] = column(0)
+        self.cached: array[int] = column(0)
+        self.preemptions: array[int] = column(0)
+        self.replica: array[int] = column(-1)
+        self.outcome: array[int] = column(UNFINISHED)
         thinks = requests.answers is not None and requests.answers.think
-        self.answer_s = array("d", [_NAN]) * n if thinks else None
+        self.answer_s: array[float] | None = column(_NAN) if thinks else None
         self.refusals = 0
         self.in_order = True
         self.gaps = array("d")
@@ -108,6 +108,38 @@ class Recorder:
         del table
         del self.rows[:]
 
+    def take_steps(self, *, lanes: bool) -> StepTable:
+        """The rows appended since they were last taken. ``lanes``: replicas have several."""
+        self.flush()
+        columns: dict[str, np.ndarray] = {}
+        for i in range(_WIDTH - 1, -1, -1):
+            columns[COLUMNS[i]] = np.concatenate([chunk.pop() for chunk in self._chunks])
+        self._chunks = []
+        if not self.in_order and columns["replica"].any():
+            order = np.lexsort((columns["start_s"], _ends(columns)))
+            columns = {name: column[order] for name, column in columns.items()}
+        adapters = np.zeros((len(columns["steps"]), 2), dtype=np.int64)
+        if self.adapter_rows:
+            adapters = np.frombuffer(bytes(self.adapter_rows)).reshape(-1, 2).astype(np.int64)
+            del self.adapter_rows[:]
+        columns["adapters"], columns["adapter_tokens"] = adapters[:, 0], adapters[:, 1]
+        columns["lane"] = np.zeros_like(columns["replica"])
+        if lanes:
+            columns["lane"], columns["replica"] = np.divmod(columns["replica"], LANES_APART)
+        return StepTable(**columns)
+
+    def take_gaps(self) -> Gaps:
+        """The gaps noted since they were last taken."""
+        table = np.frombuffer(self.gaps, dtype=np.float64).reshape(-1, 4)
+        gaps = Gaps(
+            table[:, 0].copy(),
+            table[:, 1].copy(),
+            table[:, 2].astype(np.int64),
+            table[:, 3].astype(np.int64) % LANES_APART,
+        )
+        self.gaps = array("d")
+        return gaps
+
     def record(
         self,
         *,
@@ -120,29 +152,16 @@ class Recorder:
         wall_s: float,
     ) -> RunRecord:
         """Everything recorded so far."""
-        self.flush()
+        lanes = any(group.lanes > 1 for group in groups)
+        steps = self.take_steps(lanes=lanes)
         finish_s = np.frombuffer(self.finish_s, dtype=np.float64)
         completed = ~np.isnan(finish_s)
         generated = np.frombuffer(self.generated, dtype=np.int64)
         outcome = np.frombuffer(self.outcome, dtype=np.int64)
-        columns: dict[str, np.ndarray] = {}
-        for i in range(_WIDTH - 1, -1, -1):
-            columns[COLUMNS[i]] = np.concatenate([chunk.pop() for chunk in self._chunks])
-        self._chunks = []
-        if not self.in_order and columns["replica"].any():
-            order = np.lexsort((columns["start_s"], _ends(columns)))
-            columns = {name: column[order] for name, column in columns.items()}
-        adapters = np.zeros((len(columns["steps"]), 2), dtype=np.int64)
-        if self.adapter_rows:
-            adapters = np.frombuffer(self.adapter_rows).reshape(-1, 2).astype(np.int64)
-        columns["adapters"], columns["adapter_tokens"] = adapters[:, 0], adapters[:, 1]
         replica, lane = np.frombuffer(self.replica, dtype=np.int64), None
-        columns["lane"] = np.zeros_like(columns["replica"])
-        if any(group.lanes > 1 for group in groups):
-            columns["lane"], columns["replica"] = np.divmod(columns["replica"], LANES_APART)
+        if lanes:
             lane = np.maximum(replica, 0) // LANES_APART
             replica = np.where(replica < 0, replica, replica % LANES_APART)
-        gaps = np.frombuffer(self.gaps, dtype=np.float64).reshape(-1, 4)
         answer_s = None if self.answer_s is None else np.frombuffer(self.answer_s, dtype=np.float64)
         return RunRecord(
             requests=self.requests,
@@ -157,13 +176,8 @@ class Recorder:
             replica=replica,
             lane=lane,
             outcome=np.where(completed, COMPLETED, outcome),
-            steps=StepTable(**columns),
-            gaps=Gaps(
-                gaps[:, 0].copy(),
-                gaps[:, 1].copy(),
-                gaps[:, 2].astype(np.int64),
-                gaps[:, 3].astype(np.int64) % LANES_APART,
-            ),
+            steps=steps,
+            gaps=self.take_gaps(),
             replicas=sum(group.count for group in groups),
             kv_blocks=max(group.kv_blocks for group in groups),
             block_size=max(group.block_size for group in groups),

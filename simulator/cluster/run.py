@@ -229,7 +229,7 @@ class Cluster:
             self._handover = Handover(
                 self.env, self.recorder, paths,
                 routing("prefill").chooser(), routing("decode").chooser(),
-                self._sequences.make, self.replicas, len(requests),
+                self._sequences.make, self.replicas, requests,
             )  # fmt: skip
         self._rejected: list[bool] | None = rejected.tolist() if rejected.any() else None
         self._response_s = groups[0].front_end.response_s + network_s
@@ -275,10 +275,20 @@ class Cluster:
                 weights=weights,
                 ended=self._ended if listening else None,
             )  # fmt: skip
-            watch_answers(replica, self.recorder)
+            self._watch_tokens(replica)
             return replica
 
         return made
+
+    def _watch_tokens(self, replica: Replica) -> None:
+        """Sees to it that what clients hear before the last token is noted."""
+        watch_answers(replica, self.recorder)
+
+    def _departed(self, sequence: Sequence) -> None:
+        """A request has left its replica without its last token, as far as replicas tell."""
+
+    def _open(self) -> None:
+        """What there is to do before the clients begin."""
 
     # --- clients ---------------------------------------------------------------------------------
 
@@ -462,6 +472,7 @@ class Cluster:
         started = perf_counter()
         interrupted = False
         reason = ""
+        self._open()
         self._open_loop()
         if self._dependents is not None:
             for index, pause in self._dependents.first():

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from simulator.workload.requests import Requests
+
 
 class Carrier(Protocol):
     """A path that counts what it carries."""
@@ -42,7 +44,7 @@ class KvMoved:
         paths: links that carried them.
     """
 
-    def __init__(self, requests: int) -> None:
+    def __init__(self, requests: Requests) -> None:
         self.requests = requests
         self.up_bytes: dict[str, float] = {}
         self.down_bytes: dict[str, float] = {}
@@ -56,7 +58,7 @@ class KvMoved:
             self.up_bytes.setdefault(name, 0.0)
             self.down_bytes.setdefault(name, 0.0)
         for name in tiers:
-            self.found_tokens.setdefault(name, array("q", [0]) * self.requests)
+            self.found_tokens.setdefault(name, self.requests.column(0))
 
     def add(self, name: str, up_bytes: float, down_bytes: float) -> None:
         """Counts bytes that moved between a place and the devices."""

@@ -9,7 +9,7 @@ from simulator.costs.protocol import Chunk
 from simulator.serving.kv_cache import KvCache
 from simulator.serving.queues import Waiting
 from simulator.serving.scheduler import Plan
-from simulator.serving.sequence import Sequence
+from simulator.serving.sequence import NOT_DECODING, Sequence
 
 
 class BatchScheduler:
@@ -148,6 +148,12 @@ class BatchScheduler:
     def kv_used(self, steps: int) -> int:
         """KV blocks in use: the same in every step of a batch."""
         return self.kv.used
+
+    def generated(self, sequence: Sequence) -> int:
+        """Output tokens that a sequence has given by now."""
+        if sequence.finish_at == NOT_DECODING or sequence.generated == sequence.output:
+            return sequence.generated
+        return 1 + self._steps
 
     def drop(self, sequence: Sequence) -> None:
         """Takes out a sequence whose client gave up; its slot stays until the batch ends."""

@@ -375,6 +375,12 @@ class InFlightScheduler:
         first = decoding.need[decoding.steps % decoding.block_size]
         return self.kv.used + decoding.blocks_for(steps) - first
 
+    def generated(self, sequence: Sequence) -> int:
+        """Output tokens that a sequence has given by now."""
+        if sequence.finish_at == NOT_DECODING:
+            return sequence.generated
+        return sequence.output - self.decoding.left(sequence)
+
     def drop(self, sequence: Sequence) -> None:
         """Takes out a sequence whose client gave up, between two plans."""
         if sequence not in self._running:

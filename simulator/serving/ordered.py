@@ -110,6 +110,10 @@ class FairScheduler:
         """See ``Scheduler``."""
         return self.inner.kv_used(steps)
 
+    def generated(self, sequence: Sequence) -> int:
+        """See ``Scheduler``."""
+        return self.inner.generated(sequence)
+
     def drop(self, sequence: Sequence) -> None:
         """Takes out a sequence whose client gave up."""
         if sequence.finish_at != NOT_DECODING:

@@ -117,6 +117,10 @@ class Scheduler(Protocol):
         """KV blocks in use in the ``steps``-th of the equal steps of the plan under way."""
         ...
 
+    def generated(self, sequence: Sequence) -> int:
+        """Output tokens that a sequence has given by now, between two plans."""
+        ...
+
     def drop(self, sequence: Sequence) -> None:
         """Takes out a sequence whose client gave up, between two plans."""
         ...

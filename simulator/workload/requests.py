@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -122,6 +124,11 @@ class Requests:
             adapters=self.adapters[:n] if self.adapters is not None else None,
             **{c: getattr(self, c)[:n] for c in columns},
         )
+
+    def column(self, default: float) -> array[Any]:
+        """A new column with a row for each request, for somebody to write; whole numbers if the
+        default is one."""
+        return array("q" if isinstance(default, int) else "d", [default]) * len(self)
 
     def rows_of(self, requests: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """All rows of the requests whose rows are flagged. Shape (n,)."""
