@@ -42,7 +42,9 @@ _FLOAT_COLUMNS = frozenset(
     )
 )
 _WIDTH = len(COLUMNS)
-FLUSH_AT = (1 << 15) * _WIDTH * 8
+ROW_BYTES = _WIDTH * 8
+"""Of one row in ``Recorder.rows``."""
+FLUSH_AT = (1 << 15) * ROW_BYTES
 """Bytes in ``Recorder.rows`` at which whoever appends calls ``flush``."""
 
 pack_row = Struct(f"{_WIDTH}d").pack

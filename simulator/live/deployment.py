@@ -19,6 +19,7 @@ import numpy as np
 from simulator.cluster.feasible import check_groups
 from simulator.cluster.groups import Serving, lanes_of
 from simulator.cluster.lanes import lanes_within
+from simulator.cluster.recorder import ROW_BYTES
 from simulator.cluster.replica import Replica
 from simulator.errors import ScenarioError
 from simulator.live.cluster import LiveChangingCluster, LiveCluster
@@ -35,7 +36,8 @@ from simulator.workload.growing import Asked, GrowingRequests
 from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
 
 _SETTLE_ROWS = 1 << 12
-"""Rows of the step table after which they are given on."""
+_SETTLE_S = 1.0
+"""Rows of the step table, and simulated seconds, after which they are given on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +213,8 @@ class LiveDeployment:
             step()
         if until_s < inf and until_s > env.now:
             env.run(until=until_s)
-        rows = len(self._cluster.recorder.rows)
-        if rows and (env.now - self._settled_s >= 1.0 or rows > _SETTLE_ROWS * 192):
+        rows = len(self._cluster.recorder.rows) // ROW_BYTES
+        if rows > _SETTLE_ROWS or (rows and env.now - self._settled_s >= _SETTLE_S):
             self.settle()
 
     def settle(self) -> None:
