@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from simulator.errors import UserError
     from simulator.hardware import load_hardware
     from simulator.launch import launch_files
+    from simulator.measured import MeasuredRun, read_measurements
     from simulator.models import load_model
     from simulator.planner.api import deployment_scenario, describe_plan, load_report, plan, sweep
     from simulator.planner.document import load_plan, parse_plan
@@ -63,6 +64,7 @@ _HOME = {
     "FleetEvent": "simulator.results.history",
     "History": "simulator.results.history",
     "Line": "simulator.results",
+    "MeasuredRun": "simulator.measured",
     "PlanWords": "simulator.planner.report.told",
     "Result": "simulator.results",
     "Roofline": "simulator.rooflines",
@@ -111,6 +113,7 @@ _HOME = {
     "plan_table": "simulator.planner.report.told",
     "plan_words": "simulator.planner.report.told",
     "profile_trace": "simulator.workload.profile",
+    "read_measurements": "simulator.measured",
     "run_lines": "simulator.results.said",
     "roofline": "simulator.rooflines",
     "scenario_differences": "simulator.scenario.difference",
@@ -134,6 +137,7 @@ __all__ = [
     "FleetEvent",
     "History",
     "Line",
+    "MeasuredRun",
     "PlanWords",
     "Result",
     "Roofline",
@@ -183,6 +187,7 @@ __all__ = [
     "plan_table",
     "plan_words",
     "profile_trace",
+    "read_measurements",
     "roofline",
     "run_lines",
     "scenario_differences",

@@ -15,6 +15,7 @@ from simulator.cli.features import features
 from simulator.cli.fit import fit
 from simulator.cli.launch import export_files, import_files
 from simulator.cli.load import load_command
+from simulator.cli.measured import measured
 from simulator.cli.plan import plan
 from simulator.cli.roofline import roofline_command
 from simulator.cli.run import run
@@ -49,7 +50,7 @@ def version() -> None:
 for command in (
     run, check, init, schema, trace, list_names, features, compare, plan, sweep, load_command,
     dashboard, explain_command, roofline_command, break_even, export_files, import_files,
-    calibrate, fit, validate,
+    calibrate, fit, validate, measured,
 ):  # fmt: skip
     cli.add_command(command)
 
