@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -14,7 +15,7 @@ from simulator.cluster.replica import Replica
 from simulator.cluster.run import Cluster
 from simulator.cluster.wake import LAST, Wake
 from simulator.errors import ScenarioError
-from simulator.live.ending import Ending, ending_of
+from simulator.live.ending import Beginning, Ending, ending_of
 from simulator.live.tokens import Listener, Stream, TokenClock
 from simulator.results.record import LANES_APART, UNFINISHED
 from simulator.serving.sequence import Sequence
@@ -36,6 +37,7 @@ class LiveCluster(Cluster):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         self._streams: dict[int, Stream] = {}
+        self.on_begun: list[Callable[[Beginning], None]] = []
         # Requests on their way to the server; where the others are; who was cancelled and leaves.
         self._coming: set[int] = set()
         self._where: dict[int, tuple[Sequence, Replica | Journey | None]] = {}
@@ -54,8 +56,27 @@ class LiveCluster(Cluster):
 
     def _watch_tokens(self, replica: Replica) -> None:
         for lane in lanes_within(replica):
-            lane.answers = TokenClock(self.env, lane.scheduler, self.recorder, self._streams)
+            lane.answers = TokenClock(
+                self.env, lane.scheduler, self.recorder, self._streams, self._begun
+            )
             lane.departed = self._departed
+
+    def _begun(self, index: int, at: float) -> None:
+        for hear in self.on_begun:
+            hear(self._beginning_of(index, at))
+
+    def _beginning_of(self, index: int, at: float) -> Beginning:
+        asked, recorder = self.requests.asked[index], self.recorder
+        replica = recorder.replica[index] % LANES_APART
+        first = replica if self._handover is None else self._handover.prefill_replica[index]
+        return Beginning(
+            number=index,
+            ttft_s=at - recorder.sent_s[index],
+            replica=replica,
+            prompt_replica=first % LANES_APART,
+            prompt_tokens=asked.input_tokens,
+            cached_tokens=max(0, recorder.cached[index]),
+        )
 
     # --- requests --------------------------------------------------------------------------------
 

@@ -23,13 +23,13 @@ from simulator.cluster.recorder import ROW_BYTES
 from simulator.cluster.replica import Replica
 from simulator.errors import ScenarioError
 from simulator.live.cluster import LiveChangingCluster, LiveCluster
-from simulator.live.ending import Ending
+from simulator.live.ending import Beginning, Ending
 from simulator.live.tokens import Listener
 from simulator.resolution.pools import ResolvedPool, group_of, resolve_pools
 from simulator.resolution.terms import class_terms
 from simulator.resolution.transfers import paths_of
 from simulator.results.fleet import Member
-from simulator.results.record import Gaps, StepTable
+from simulator.results.record import Gaps, Group, StepTable
 from simulator.scenario.scenario import Scenario
 from simulator.simulation import traffic_of
 from simulator.workload.growing import Asked, GrowingRequests
@@ -73,6 +73,8 @@ class LiveDeployment:
         pools: resolved, in the order of the scenario.
         members: what each pool's replicas are, and who prices their steps.
         traffic: what the scenario's workload would send; the lengths of answers are drawn from it.
+        groups: the pools' replicas, by number.
+        on_begun: called with the ``Beginning`` of each request whose first token has come.
         on_steps: called with rows of the step table and of the gaps between tokens (see
             ``simulator.results.record``) of steps that have ended; about once a simulated second
             while there are any.
@@ -114,6 +116,8 @@ class LiveDeployment:
         else:
             self._cluster = LiveCluster(self._requests, self._groups, rejected, **settings)
         self.several_answers = not self._changes and admission is None and paths is None
+        self.groups: tuple[Group, ...] = tuple(self._cluster._recorded())
+        self.on_begun: list[Callable[[Beginning], None]] = self._cluster.on_begun
         self._settled_s = 0.0
         self._cluster.begin()
         self._pool_of = [pool.name for pool, g in zip(self.pools, self._groups, strict=True)
@@ -245,6 +249,19 @@ class LiveDeployment:
             kv_blocks=sum(lane.scheduler.kv.total for lane in lanes),
             kv_blocks_used=sum(lane.scheduler.kv.used for lane in lanes),
         )
+
+    def changes(self, since: int = 0) -> list[tuple[float, int, int]]:
+        """What replicas went through, in order of time, from the ``since``-th change on: when,
+        which one, and its state from then on (see ``simulator.results.lives``). Nothing where all
+        are up all the time."""
+        if not isinstance(self._cluster, LiveChangingCluster):
+            return []
+        return self._cluster.journal.changes(since)
+
+    @property
+    def replicas_change(self) -> bool:
+        """Whether replicas come and go."""
+        return self._changes
 
     def check_integrity(self) -> None:
         """Raises AssertionError if KV blocks leaked or counts disagree on any replica."""

@@ -1,4 +1,4 @@
-"""How a request on a live deployment went."""
+"""How a request on a live deployment began and went."""
 
 from __future__ import annotations
 
@@ -9,6 +9,26 @@ from simulator.cluster.recorder import Recorder
 from simulator.results.record import COMPLETED, FAILED, LANES_APART, REJECTED, UNFINISHED
 
 OUTCOMES = {COMPLETED: "completed", REJECTED: "rejected", FAILED: "failed", UNFINISHED: "cancelled"}
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """A request's first token has come.
+
+    Args:
+        number: of the request.
+        ttft_s: from sending to when its client hears of the token.
+        replica: whose token it is.
+        prompt_replica: which one computed the prompt.
+        prompt_tokens, cached_tokens: length of the prompt, and what the prefix cache had of it.
+    """
+
+    number: int
+    ttft_s: float
+    replica: int
+    prompt_replica: int
+    prompt_tokens: int
+    cached_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

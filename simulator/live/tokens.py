@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from simpy import Environment
@@ -51,6 +52,8 @@ class TokenClock(AnswerClock):
         scheduler: of the replica.
         recorder: of the run.
         streams: of all requests that are not over, by their index.
+        begun: called with the index of a request whose first token has come, and with when its
+            client will hear of it.
     """
 
     def __init__(
@@ -59,11 +62,13 @@ class TokenClock(AnswerClock):
         scheduler: Scheduler,
         recorder: Recorder,
         streams: dict[int, Stream],
+        begun: Callable[[int, float], None],
     ) -> None:
         self._env = env
         self._generated = scheduler.generated
         self._first_token_s = recorder.first_token_s
         self._streams = streams
+        self._begun = begun
         self._active: dict[int, tuple[Sequence, Stream]] = {}
 
     def end_with_next(self, plan: Plan) -> None:
@@ -77,6 +82,7 @@ class TokenClock(AnswerClock):
             # A prompt that another replica goes on with has given its client nothing yet.
             if first_token_s[sequence.index] == first_token_s[sequence.index]:
                 self.joins(sequence)
+                self._begins(sequence, at)
         generated, told, gone = self._generated, [], []
         for index, (sequence, stream) in self._active.items():
             if stream.over:
@@ -99,8 +105,14 @@ class TokenClock(AnswerClock):
         if stream is not None:
             self._active[sequence.index] = sequence, stream
 
+    def _begins(self, sequence: Sequence, at: float) -> None:
+        stream = self._streams.get(sequence.index)
+        if stream is not None and not stream.told:  # else it only goes on
+            self._begun(sequence.index, at)
+
     def landed(self, sequence: Sequence, at: float) -> None:
         """See ``AnswerClock.landed``."""
+        self._begins(sequence, at)
         stream = self._streams.get(sequence.index)
         if stream is not None and not stream.told:
             stream.told = 1
