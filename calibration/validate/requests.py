@@ -57,9 +57,10 @@ def read_requests(file: Path, columns: list[str], rows: list[Row]) -> Dataset:
             parallelism = members[0].cells["parallelism"]
             skipped.append(Skipped(run, f"parallelism '{parallelism}' is not modelled yet"))
         else:
-            points.append(_run(file, run, members, limits.get(run, {}), tensor))
+            own = limits.get(run, {}) | _numbers(members[0].cells)
+            points.append(_run(file, run, members, own, tensor))
     known = {*_NEEDED, "run", "parallelism", "n_gpus", "engine_version", "weight_dtype",
-             "kv_dtype", "request_id"}  # fmt: skip
+             "kv_dtype", "request_id", *_LIMITS}  # fmt: skip
     derived = {"queued_s", "scheduled_s", "ttft_from_queued_ms", "tpot_ms", "e2e_from_queued_ms",
                "load_kind", "load"}  # fmt: skip
     ignored = tuple(name for name in columns if name not in known | derived)
@@ -152,10 +153,11 @@ def _limits(summary: Path) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     _, rows = read_rows(summary)
     for row in rows:
-        limits = {}
-        for name, key in _LIMITS.items():
-            text = row.cells.get(name, "")
-            if text.removesuffix(".0").isdigit():
-                limits[key] = int(float(text))
-        found[row.cells.get("run", "")] = limits
+        found[row.cells.get("run", "")] = _numbers(row.cells)
     return found
+
+
+def _numbers(cells: dict[str, str]) -> dict[str, int]:
+    """The limits among some cells."""
+    given = {key: cells.get(name, "").removesuffix(".0") for name, key in _LIMITS.items()}
+    return {key: int(text) for key, text in given.items() if text.isdigit()}

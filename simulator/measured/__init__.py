@@ -1,4 +1,4 @@
 from simulator.measured.reading import read_measurements
-from simulator.measured.runs import Load, MeasuredRun, Records
+from simulator.measured.runs import Lengths, Load, MeasuredRun, Records
 
-__all__ = ["Load", "MeasuredRun", "Records", "read_measurements"]
+__all__ = ["Lengths", "Load", "MeasuredRun", "Records", "read_measurements"]

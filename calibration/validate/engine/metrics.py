@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
+from calibration.validate.figure import Figure, Metric, Summary, at_path
 from simulator.results import Result
-
-Summary = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A figure that is compared.
-
-    Args:
-        path: in the summary of a run.
-        title, unit: for tables; the unit ``%`` stands for a share.
-    """
-
-    path: str
-    title: str
-    unit: str
-
 
 METRICS = (
     *(Metric(f"latency.ttft_ms.{name}", f"TTFT {name}", "ms") for name in
@@ -49,54 +30,6 @@ SHARES = np.linspace(0.0, 1.0, 101)
 """Quantiles that stand for a distribution."""
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One figure.
-
-    Args:
-        metric: which one.
-        rounds: measured, by round; None where it is undefined.
-        predicted: likewise.
-        interval: what the simulator says it may be, where it says so.
-    """
-
-    metric: Metric
-    rounds: tuple[float | None, ...]
-    predicted: float | None
-    interval: tuple[float, float] | None
-
-    @property
-    def real(self) -> float | None:
-        """Median over rounds."""
-        found = [value for value in self.rounds if value is not None]
-        return median(found) if found else None
-
-    @property
-    def error_pct(self) -> float | None:
-        """Signed: positive where the prediction is too high."""
-        if self.predicted is None or not self.real:
-            return None
-        return 100.0 * (self.predicted / self.real - 1.0)
-
-    @property
-    def inside(self) -> bool | None:
-        """Whether the interval holds the measurement."""
-        if self.interval is None or self.real is None:
-            return None
-        return self.interval[0] <= self.real <= self.interval[1]
-
-    def document(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {
-            "measured": self.real,
-            "predicted": self.predicted,
-            "error_pct": self.error_pct,
-            "interval": list(self.interval) if self.interval else None,
-            "inside": self.inside,
-            "rounds": list(self.rounds),
-        }
-
-
 def figures_of(real: Sequence[Summary], predicted: Summary) -> list[Figure]:
     """All metrics of the summaries of some rounds and of a prediction."""
     section = predicted["uncertainty"]
@@ -107,19 +40,12 @@ def figures_of(real: Sequence[Summary], predicted: Summary) -> list[Figure]:
         found.append(
             Figure(
                 metric,
-                tuple(_at(summary, metric.path) for summary in real),
-                _at(predicted, metric.path),
+                tuple(at_path(summary, metric.path) for summary in real),
+                at_path(predicted, metric.path),
                 (bounds[0], bounds[1]) if bounds else None,
             )
         )
     return found
-
-
-def _at(summary: Summary, path: str) -> float | None:
-    value: Any = summary
-    for key in path.split("."):
-        value = value[key]
-    return None if value is None else float(value)
 
 
 def spread_of(results: Sequence[Result]) -> dict[str, list[float]]:

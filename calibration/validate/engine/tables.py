@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from calibration.validate.engine.machine import calibrated_pace
-from calibration.validate.engine.metrics import Figure
 from calibration.validate.engine.run import Compared, EngineValidation
 from calibration.validate.engine.steps import StepErrors
+from calibration.validate.figure import HEAD, Rows, figure_rows, shown, signed
 from calibration.validate.tables import markdown_table
-from simulator.results.format import NOTHING, money, number, percent
+from simulator.results.format import number
 
-Rows = list[tuple[str, ...]]
-
-LOAD_HEAD = ("", "measured", "predicted", "error", "80% within", "inside")
+LOAD_HEAD = HEAD
 STEPS_HEAD = ("steps", "number", "time", "mean ms", "median error", "p90 error", "bias", "in all")
 
 
@@ -91,40 +89,11 @@ def title(compared: Compared) -> str:
 
 def load_rows(compared: Compared) -> Rows:
     """A row a metric, see ``LOAD_HEAD``; then steps, which have no error."""
-    rows: Rows = []
-    for figure in compared.figures:
-        if figure.real is None and figure.predicted is None:
-            continue
-        inside = {True: "yes", False: "no", None: ""}[figure.inside]
-        bounds = ""
-        if figure.interval is not None:
-            bounds = "–".join(_shown(figure, end, unit=False) for end in figure.interval)
-        rows.append(
-            (
-                named(figure), _shown(figure, figure.real), _shown(figure, figure.predicted),
-                _signed(figure.error_pct), bounds, inside,
-            )
-        )  # fmt: skip
+    rows = figure_rows(compared.figures)
     rounds = max(len(figure.rounds) for figure in compared.figures)
     steps = number(len(compared.steps) / rounds)
     rows.append(("Steps", steps, f"{compared.predicted_steps:,}", "", "", ""))
     return rows
-
-
-def named(figure: Figure) -> str:
-    """With the unit, where values do not show it."""
-    unit = figure.metric.unit
-    return f"{figure.metric.title}, {unit}" if unit in ("ms", "1/s") else figure.metric.title
-
-
-def _shown(figure: Figure, value: float | None, *, unit: bool = True) -> str:
-    if figure.metric.unit == "%":
-        text = percent(value)
-        return text if unit else text.removesuffix("%")
-    if figure.metric.unit == "USD":
-        text = money(value)
-        return text if unit else text.removeprefix("$")
-    return number(value)
 
 
 def step_rows(found: Sequence[StepErrors]) -> Rows:
@@ -149,8 +118,8 @@ def overview(loads: Sequence[Compared]) -> tuple[tuple[str, ...], Rows]:
         if all(figure.real is None for figure in figures):
             continue
         cells = (
-            f"{_shown(f, f.real, unit=False)} → {_shown(f, f.predicted, unit=False)} "
-            f"({_signed(f.error_pct, short=True)})"
+            f"{shown(f, f.real, unit=False)} → {shown(f, f.predicted, unit=False)} "
+            f"({signed(f.error_pct, short=True)})"
             for f in figures
         )
         unit = figures[0].metric.unit
@@ -179,10 +148,3 @@ def markdown(outcome: EngineValidation) -> str:
         markdown_table(STEPS_HEAD, step_rows(outcome.step_errors)),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _signed(value: float | None, *, short: bool = False) -> str:
-    """+3.4%; large ones without decimals, and with ``short`` all above 10."""
-    if value is None:
-        return NOTHING
-    return f"{value:+.1f}%" if abs(value) < (10 if short else 100) else f"{value:+,.0f}%"
