@@ -112,9 +112,11 @@ def _between(knots: Floats, x: Any) -> tuple[Any, Any]:
     """The knot below, and how far on the way to the next one; at the ends no farther."""
     import numpy as np
 
-    place = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, len(knots) - 2)
-    gap = knots[place + 1] - knots[place]
-    return place, np.clip((x - knots[place]) / gap, 0.0, 1.0)
+    # Not np.clip, which takes several times as long on numbers and short arrays.
+    place = np.minimum(np.maximum(np.searchsorted(knots, x, side="right") - 1, 0), len(knots) - 2)
+    low = knots[place]
+    share = (x - low) / (knots[place + 1] - low)
+    return place, np.minimum(np.maximum(share, 0.0), 1.0)
 
 
 class Corrected(Model):
