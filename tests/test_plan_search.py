@@ -8,6 +8,7 @@ import pytest
 
 from simulator.planner.document import Asked, Plan
 from simulator.planner.jobs.backends.local import LocalBackend
+from simulator.planner.jobs.store import Store
 from simulator.planner.jobs.work import Work
 from simulator.planner.outlooks import outlooks
 from simulator.planner.plan import plan
@@ -100,11 +101,17 @@ def _everything(search: Search, trials: list[Trial]) -> tuple[Trial | None, int]
     return min(held, key=lambda trial: trial.key, default=None), simulations
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A store for all cases: what several ask for is simulated once. They count what they ask for."""
+    return tmp_path_factory.mktemp("store")
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_it_finds_the_best_of_all_with_a_tenth_of_the_simulations(name):
+def test_it_finds_the_best_of_all_with_a_tenth_of_the_simulations(name, kept):
     asked = _asked(**CASES[name])
     known, limits = outlooks(asked)
-    with Work(LocalBackend(1)) as work:
+    with Work(LocalBackend(1), Store(kept)) as work:
         search = Search(asked, limits, known, work)
         found = search.run()
         trials = [Trial(entry.kind, size) for entry in known for size in entry.sizes]
