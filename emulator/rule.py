@@ -68,6 +68,10 @@ class RuleTokenizer:
         except (UnicodeDecodeError, OverflowError):
             return "\ufffd"
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens that stand together: their pieces."""
+        return "".join(map(self.piece, tokens))
+
     def prompt(self, text: str) -> list[int]:
         """Tokens of a prompt without roles: those of its text."""
         return self.encode(text)

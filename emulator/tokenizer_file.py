@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emulator.messages import Message
+from emulator.template import Render, read_template
 from simulator.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ _MOST_BYTES = 128 << 20
 _WORD_STARTS = "Ġ▁"
 """What vocabularies write for the space before a word."""
 
+_MOST_IDS = 1 << 32
+"""The package takes no number beyond."""
+
 _START, _END = "<|im_start|>", "<|im_end|>"
 
 
@@ -28,10 +32,12 @@ class FileTokenizer:
     Args:
         cutter: the package's.
         name: what is told to the user.
+        render: the model's chat template, if it has one.
     """
 
-    def __init__(self, cutter: Cutter, name: str) -> None:
+    def __init__(self, cutter: Cutter, name: str, render: Render | None) -> None:
         self.name = name
+        self._render = render
         self._cutter = cutter
         cutter.no_truncation()
         cutter.no_padding()
@@ -58,8 +64,15 @@ class FileTokenizer:
         return self._cut(text, special=True)
 
     def chat(self, messages: Sequence[Message]) -> list[int]:
-        """Tokens of a conversation as ChatML writes it if the vocabulary has its marks, otherwise
-        each message below a line with its role; ready for the answer."""
+        """Tokens of a conversation, ready for the answer: by the model's chat template, otherwise
+        as ChatML writes it if the vocabulary has its marks, otherwise each message below a line
+        with its role.
+
+        Raises:
+            UserError: the chat template refuses it.
+        """
+        if self._render is not None:
+            return self.encode(self._render(messages))
         start, end = (_START, f"{_END}\n") if self._marks else ("", "\n")
         tokens: list[int] = []
         for message in messages:
@@ -72,10 +85,17 @@ class FileTokenizer:
     def piece(self, token: int) -> str:
         """The text of a token, as far as it has one by itself: pieces of some tokenizers are parts
         of characters."""
-        if not 0 <= token < 1 << 32:
+        if not 0 <= token < _MOST_IDS:
             return "\ufffd"
         text: str = self._cutter.decode([token], skip_special_tokens=False)
         return text or self._cutter.id_to_token(token) or "\ufffd"
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens that stand together, which may share characters."""
+        if any(not 0 <= token < _MOST_IDS for token in tokens):
+            return "".join(map(self.piece, tokens))
+        text: str = self._cutter.decode(list(tokens), skip_special_tokens=False)
+        return text
 
     def words(self) -> list[str]:
         """Words of the vocabulary in plain letters, by their numbers."""
@@ -89,7 +109,7 @@ def _number(entry: tuple[str, int]) -> int:
 
 
 def read_tokenizer(path: Path) -> FileTokenizer:
-    """The tokenizer of a file, or of a folder that holds one.
+    """The tokenizer of a file, or of a folder that holds one and its chat template.
 
     Raises:
         UserError: the package is missing, or the file is no tokenizer.
@@ -129,7 +149,7 @@ def read_tokenizer(path: Path) -> FileTokenizer:
             where=str(file),
             hint=f"give the {_FILE} of a model",
         ) from None
-    return FileTokenizer(cutter, str(path))
+    return FileTokenizer(cutter, str(path), read_template(path) if path.is_dir() else None)
 
 
 def _short(error: Exception) -> str:

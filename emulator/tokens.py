@@ -41,6 +41,10 @@ class Tokenizer(Protocol):
         """The text of a token; the replacement character for one that is none by itself."""
         ...
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of tokens that stand together."""
+        ...
+
     def words(self) -> list[str]:
         """Words of the vocabulary that answers may be written with, if usual ones are not in it."""
         ...
@@ -52,10 +56,11 @@ def by_rule() -> Tokenizer:
 
 
 def from_file(path: Path) -> Tokenizer:
-    """The tokenizer of a ``tokenizer.json``, or of a folder that holds one.
+    """The tokenizer of a ``tokenizer.json``, or of a model's folder, with its chat template.
 
     Raises:
-        UserError: it cannot be read, or the package ``tokenizers`` is missing.
+        UserError: it cannot be read, or the package ``tokenizers`` (for a chat template also
+            ``jinja2``) is missing.
     """
     from emulator.tokenizer_file import read_tokenizer
 
@@ -66,7 +71,8 @@ def chat_tokens(messages: Sequence[Mapping[str, Any]], tokenizer: Tokenizer) -> 
     """Tokens of a conversation in the shape of OpenAI's chat API, up to where the answer begins.
 
     Raises:
-        UserError: a message is malformed, with its place as ``where``.
+        UserError: a message is malformed, or the model's chat template refuses it; ``where`` is
+            its place.
     """
     return tokenizer.chat(read_messages(messages))
 

@@ -73,7 +73,7 @@ def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(TEXTS)
 def test_pieces_are_the_text(text: str) -> None:
     tokens = RULE.encode(text)
-    assert "".join(map(RULE.piece, tokens)) == text
+    assert "".join(map(RULE.piece, tokens)) == RULE.decode(tokens) == text
     assert all(0 <= token < 2**63 for token in tokens)
     assert all(RULE.encode(RULE.piece(token)) == [token] for token in tokens)
 
@@ -368,6 +368,8 @@ def test_a_tokenizer_from_a_folder(bpe: Path) -> None:
     tokenizer = from_file(bpe)
     text = "that you was é 中 👍 \ud83d"
     assert "".join(map(tokenizer.piece, tokenizer.encode("that you was"))) == "that you was"
+    assert tokenizer.decode(tokenizer.encode("it é 中 👍")) == "it é 中 👍"
+    assert tokenizer.decode([*tokenizer.encode("it"), 1 << 40]) == "it\ufffd"
     assert tokenizer.prompt(text)[1:] == tokenizer.encode(text)
     assert tokenizer.piece(tokenizer.prompt("a")[0]) == "<s>"
     # One byte of a longer character has no text by itself; nor has a number beyond the vocabulary.
@@ -397,6 +399,82 @@ def test_a_tokenizer_of_other_words(tmp_path: Path) -> None:
     pieces, tokens = Filler(tokenizer).write(20, 1, 1, behind=False)
     assert tokenizer.encode("".join(pieces)) == tokens
     assert set(tokens) <= {0, 1, 3}
+
+
+LLAMA_LIKE = """{{- bos_token }}
+{{- strftime_now("%Y")[:1] }}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set rest = messages[1:] %}
+    {{- '[' + messages[0]['content'] | trim + ']' }}
+{%- else %}
+    {%- set rest = messages %}
+{%- endif %}
+{%- for message in rest %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('roles must alternate') }}
+    {%- endif %}
+    {%- if message['role'] not in ['user', 'assistant'] %}{% continue %}{% endif %}
+    {{- '<|im_start|>' + message['role'] + '\n\n' }}
+    {%- generation %}
+    {{- message['content'] | trim }}
+    {%- endgeneration %}
+    {{- '<|im_end|>' }}
+{%- endfor %}
+{%- if tools is not none %}{{ tools | tojson }}{% endif %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n\n' }}{% endif %}
+"""
+"""Everything that templates of models use."""
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_chat_template_is_followed(bpe: Path, tmp_path: Path, beside: bool) -> None:
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    (tmp_path / "tokenizer.json").write_bytes((bpe / "tokenizer.json").read_bytes())
+    config: dict[str, object] = {"bos_token": {"content": "<s>"}, "eos_token": "<|im_end|>"}
+    if beside:
+        (tmp_path / "chat_template.jinja").write_text(LLAMA_LIKE)
+    else:
+        other = {"name": "tool_use", "template": "x"}
+        config["chat_template"] = [other, {"name": "default", "template": LLAMA_LIKE}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = from_file(tmp_path)
+    pieces, tokens = Filler(tokenizer).write(40, 1, 2, behind=False)
+    asked = [say("system", "be"), say("user", "was it he? ")]
+    told = [*asked, say("assistant", "".join(pieces)), say("user", "yes")]
+    before, after = chat_tokens(asked, tokenizer), chat_tokens(told, tokenizer)
+    assert after[: len(before) + 40] == before + tokens
+    texts, _ = utils.render_jinja_template(
+        [asked, told], chat_template=LLAMA_LIKE, add_generation_prompt=True, bos_token="<s>"
+    )
+    assert [tokenizer.encode(text) for text in texts] == [before, after]
+    with pytest.raises(UserError) as caught:
+        chat_tokens([*told, told[-1]], tokenizer)
+    assert str(caught.value) == "messages: the model's chat template: roles must alternate"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("chat_template.jinja", "{% for %}", "is no chat template: "),
+        ("chat_template.jinja", "{{ messages.x.y }}", "the chat template fails on a plain message"),
+        (
+            "chat_template.jinja",
+            "{{ ''.__class__.__mro__ }}",
+            "the chat template fails on a plain message: the model's chat template: access to",
+        ),
+        ("tokenizer_config.json", "{", "is not JSON: "),
+        ("tokenizer_config.json", "[]", "is not the settings of a tokenizer"),
+    ],
+)
+def test_chat_templates_that_are_refused(
+    bpe: Path, tmp_path: Path, name: str, content: str, told: str
+) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((bpe / "tokenizer.json").read_bytes())
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError) as caught:
+        from_file(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / name}: {told}")
+    assert len(from_file(tmp_path / "tokenizer.json").encode("it")) > 0
 
 
 def broken(folder: Path, content: str | None) -> Path:
