@@ -122,6 +122,17 @@ def test_without_times_requests_come_at_the_rate(tmp_path: Path) -> None:
     assert "Poisson arrivals at 8.00 requests/s" in found.replayed
     errors = {figure.metric.title: figure.error_pct for figure in found.figures}
     assert errors["TPOT p50"] == pytest.approx(0, abs=15)
+    for burstiness, workload, said in (
+        (4.0, {"kind": "gamma", "rate_per_s": 8.0, "cv": 0.5}, "gaps with a CV of 0.5 at 8.00"),
+        ("Infinity", {"kind": "constant", "rate_per_s": 8.0}, "equal gaps at 8.00"),
+    ):
+        document["burstiness"] = float(burstiness)
+        run = run_of(tmp_path, document)
+        found = beside(run, scenario(arrivals={"kind": "burst"}))
+        assert found.scenario.model_dump()["workload"]["arrivals"] == workload
+        assert said in found.replayed
+        with pytest.raises(UserError, match="was not loaded with Poisson arrivals"):
+            dataset_text([run], simulator.load_scenario("measured-8b-rtx-pro-6000"))
     del document["request_rate"]
     found = beside(run_of(tmp_path, document), scenario(arrivals={"kind": "burst"}))
     assert found.replayed.endswith("all requests at once.")
@@ -320,6 +331,15 @@ def test_the_commands_document_holds_errors_of_all_runs() -> None:
     assert errors["median_ape_pct"] == pytest.approx(
         np.median([abs(figure["error_pct"]) for figure in figures])
     )
+
+
+def test_the_other_commands_point_to_this_one() -> None:
+    told = CliRunner().invoke(cli, ["trace", str(EXAMPLE)])
+    assert told.exit_code == 2
+    assert "is no trace, but what vllm bench serve measured; `simulate measured" in told.output
+    told = CliRunner().invoke(cli, ["validate", str(EXAMPLE)])
+    assert told.exit_code == 2
+    assert "is no CSV; `simulate measured FILE --against SCENARIO`" in told.output
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_aiperfs_figures_are_its_own() -> None:
                 ("p99", "p99"),
             ):
                 assert run.latency[name][statistic] == pytest.approx(summary[key][word])
-    assert run.load.rate_per_s == 20.0
+    assert (run.load.rate_per_s, run.load.cv) == (20.0, 1.0)
     assert "2 requests of the warm-up" in run.notes[0]
     assert len(run.records or ()) == 8
     failing = one("aiperf-0.13.0")

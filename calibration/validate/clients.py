@@ -14,7 +14,7 @@ from calibration.validate.metrics import Errors
 from simulator import Scenario, simulate, traffic_of
 from simulator.cluster import Progress
 from simulator.errors import UserError
-from simulator.measured import Lengths, MeasuredRun, Records
+from simulator.measured import Lengths, Load, MeasuredRun, Records
 from simulator.measured.trace import lengths_text, trace_text
 from simulator.scenario.dump import compact
 from simulator.workload.requests import Requests
@@ -141,8 +141,8 @@ def _replay(run: MeasuredRun, folder: Path) -> _Replay:
             f"The {len(records):,} answered requests are replayed as they were sent.",
         )
     elif load.kind == "rate":
-        arrivals = {"kind": "poisson", "rate_per_s": load.rate_per_s}
-        said = f"Poisson arrivals at {load.text}, as the file does not say when each was sent"
+        arrivals, gaps = _gaps(load)
+        said = f"{gaps} at {load.text}, as the file does not say when each was sent"
     elif load.kind == "burst":
         arrivals, said = {"kind": "burst"}, "all requests at once"
     else:
@@ -161,6 +161,16 @@ def _replay(run: MeasuredRun, folder: Path) -> _Replay:
     document["requests"] = run.completed
     document["lengths"], words = _lengths(run)
     return _Replay(document, f"{run.completed:,} requests {words}: {said}.")
+
+
+def _gaps(load: Load) -> tuple[dict[str, Any], str]:
+    """Arrivals at a rate, drawn as the client drew them; Poisson where the file does not say."""
+    rate = {"rate_per_s": load.rate_per_s}
+    if load.cv == 0.0:
+        return rate | {"kind": "constant"}, "equal gaps"
+    if load.cv is None or load.cv == 1.0:
+        return rate | {"kind": "poisson"}, "Poisson arrivals"
+    return rate | {"kind": "gamma", "cv": load.cv}, f"gaps with a CV of {load.cv:.3g}"
 
 
 def _in_order(scenario: Scenario, records: Records) -> Requests:

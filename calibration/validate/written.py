@@ -90,6 +90,11 @@ def _row(run: MeasuredRun, i: int) -> dict[str, Any]:
             f"does not say how requests were sent ({load.text})", where=run.file,
             hint="--requests writes a row a request instead",
         )  # fmt: skip
+    if load.kind == "rate" and load.cv not in (None, 1.0):
+        raise UserError(
+            "was not loaded with Poisson arrivals, which a row stands for", where=run.file,
+            hint="--requests writes a row a request instead",
+        )  # fmt: skip
     users = run.completed if load.kind == "burst" else load.concurrency
     statistic = next((key for key in ("mean", "p50") if key in run.latency.get("ttft_ms", {})),
                      "mean")  # fmt: skip

@@ -69,8 +69,25 @@ def trace(
             )
         description = describe_rates(file)
     else:
-        description = describe_trace(file, layout, part)
+        try:
+            description = describe_trace(file, layout, part)
+        except UserError:
+            _refuse_measured(file)
+            raise
     if as_json:
         echo_json(description.to_dict())
     else:
         echo_table(["", ""], [list(row) for row in description.rows()], header=False)
+
+
+def _refuse_measured(file: str) -> None:
+    """Says so where a file that is no trace is what a load generator wrote."""
+    from simulator.errors import UserError
+    from simulator.measured import client_of
+
+    client = client_of(file) if ".json" in file else None
+    if client is not None:
+        raise UserError(
+            f"is no trace, but what {client} measured", where=file,
+            hint="`simulate measured FILE --trace CSV` makes a trace of it",
+        ) from None  # fmt: skip

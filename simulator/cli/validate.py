@@ -124,6 +124,9 @@ def validate(
     from calibration import validate as validation
     from calibration.validate.measured import unread
 
+    if ".json" in Path(dataset).name:
+        raise UserError("is no CSV", where=dataset, hint="`simulate measured FILE --against "
+                        "SCENARIO` compares what a load generator wrote")  # fmt: skip
     pairs = [_pair(text) for text in where]
     points = validation.read_dataset(dataset)
     note = unread(points.ignored)

@@ -1,4 +1,4 @@
-from simulator.measured.reading import read_measurements
+from simulator.measured.reading import client_of, read_measurements
 from simulator.measured.runs import Lengths, Load, MeasuredRun, Records
 
-__all__ = ["Lengths", "Load", "MeasuredRun", "Records", "read_measurements"]
+__all__ = ["Lengths", "Load", "MeasuredRun", "Records", "client_of", "read_measurements"]

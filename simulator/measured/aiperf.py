@@ -141,14 +141,21 @@ def _load(summary: Node) -> Load:
         return Load("unknown")
     rate = settings.get("rate") or settings.get("request_rate")
     users = settings.get("concurrency")
-    kind = settings.get("type") or settings.get("arrival_pattern")
+    given = settings.get("type") or settings.get("arrival_pattern")
+    name = given.text() if given is not None else ""
     if rate is not None:
-        return Load(
-            "rate", rate_per_s=rate.number(1e-9), words=kind.text() if kind is not None else ""
-        )
-    if users is not None and (kind is None or kind.value in ("concurrency", "concurrency_burst")):
+        return Load("rate", rate_per_s=rate.number(1e-9), words=name, cv=_cv(settings, name))
+    if users is not None and name in ("", "concurrency", "concurrency_burst"):
         return Load("closed_loop", concurrency=users.count(1))
-    return Load("unknown", words=kind.text() if kind is not None else "")
+    return Load("unknown", words=name)
+
+
+def _cv(settings: Node, kind: str) -> float | None:
+    """Of the gaps between requests; ``smoothness`` is the shape of gamma ones, 1 / cv²."""
+    shape = settings.get("smoothness") or settings.get("arrival_smoothness")
+    if kind == "gamma" and shape is not None:
+        return 1.0 / math.sqrt(shape.number(1e-9))
+    return {"constant": 0.0, "poisson": 1.0}.get(kind)
 
 
 def _seconds(node: Node) -> float:
@@ -218,8 +225,8 @@ def _profiled(node: Node) -> bool:
 
 
 def _failed(node: Node) -> bool:
-    cancelled = node["metadata"].get("was_cancelled")
-    return node.get("error") is not None or (cancelled is not None and bool(cancelled.value))
+    marks = (node["metadata"].get(key) for key in ("was_cancelled", "context_overflow_skip"))
+    return node.get("error") is not None or any(mark and mark.value for mark in marks)
 
 
 def _gaps(node: Node) -> Floats | None:

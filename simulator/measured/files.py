@@ -11,8 +11,8 @@ from typing import Any
 from simulator.errors import UserError
 from simulator.measured.node import Node
 
-MAX_BYTES = 500_000_000
-"""Of a file, unpacked."""
+MAX_BYTES = 256_000_000
+"""Of a file, unpacked: a million streamed events take 20 MB, and memory four times the file."""
 
 EXPECTED = (
     "expected the JSON of `vllm bench serve --save-result`, of guidellm (benchmarks.json), of "

@@ -148,7 +148,8 @@ def _load(node: Node) -> tuple[Load, str]:
             Load("burst") if most is None else Load("closed_loop", concurrency=most.count(1))
         ), kind
     if rate is not None:
-        return Load("rate", rate_per_s=rate.number(1e-9), words=kind), kind
+        cv = {"constant": 0.0, "poisson": 1.0}.get(kind)
+        return Load("rate", rate_per_s=rate.number(1e-9), words=kind, cv=cv), kind
     return Load("unknown", words=kind), kind
 
 

@@ -113,7 +113,7 @@ class Node:
             UserError: it is none; with the place of the first that is not.
         """
         values = self.value if isinstance(self.value, list) else list(self)
-        if all(type(value) in (int, float) for value in values):
+        if set(map(type, values)) <= {int, float}:
             try:
                 found = np.array(values, dtype=np.float64)
             except OverflowError:

@@ -56,6 +56,14 @@ def read_measurements(path: str | Path) -> tuple[MeasuredRun, ...]:
                     hint=EXPECTED)  # fmt: skip
 
 
+def client_of(path: str | Path) -> str | None:
+    """Which client wrote a file; None for files of any other kind, whatever is wrong with them."""
+    try:
+        return read_measurements(path)[0].client
+    except UserError:
+        return None
+
+
 def _file(path: Path) -> Path:
     if not path.is_dir():
         return path

@@ -86,12 +86,15 @@ class Load:
             average ``rate_per_s``, whatever the server does; ``burst``: all at once; ``unknown``:
             the file does not say.
         words: what the client calls it.
+        cv: coefficient of variation of the gaps between requests, with ``rate``: 0 for equal
+            gaps, 1 for Poisson; None where the file does not say.
     """
 
     kind: Literal["closed_loop", "rate", "burst", "unknown"]
     rate_per_s: float | None = None
     concurrency: int | None = None
     words: str = ""
+    cv: float | None = None
 
     @property
     def text(self) -> str:

@@ -118,7 +118,19 @@ def _load(node: Node) -> Load:
     if endless or rate is None:
         return Load("burst")
     words = f"at most {users.count(1):,} at a time" if users is not None else ""
-    return Load("rate", rate_per_s=rate.number(1e-9), words=words)
+    return Load("rate", rate_per_s=rate.number(1e-9), words=words, cv=_cv(node))
+
+
+def _cv(node: Node) -> float:
+    """Gaps are gamma-distributed, and ``burstiness`` is their shape, 1 / cv²."""
+    shape = node.get("burstiness")
+    return (
+        1.0
+        if shape is None
+        else 0.0
+        if shape.value == math.inf
+        else 1.0 / math.sqrt(shape.number(1e-9))
+    )
 
 
 def _day(node: Node) -> str | None:
