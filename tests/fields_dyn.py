@@ -48,6 +48,7 @@ NETWORK = {"weights_from": {"kind": "network", "gb_per_s": 20.0}}
 HOST = {"weights_from": {"kind": "host_memory"}}
 CRASHING = {"mtbf_h": 1.0 / 3600.0}
 OUTAGE = {"outages": [{"replica": 0, "at_s": 2.0, "for_s": 1.0}]}
+SLOW: dict[str, Any] = {"slowdowns": [{"replica": 0, "at_s": 0.5, "for_s": 4.0, "factor": 3.0}]}
 TAKEN = {"interruptions_per_hour": 1800.0}
 PAIR: dict[str, Any] = BURSTS | {"deployment.replicas": 2}
 
@@ -116,6 +117,12 @@ CHANGES: list[tuple[str, Any, dict[str, Any]]] = [
     ("deployment.failures", OUTAGE | {"detection_s": 0.5}, PAIR | {"deployment.failures": OUTAGE}),
     ("deployment.failures", CRASHING, PAIR),
     ("deployment.failures", CRASHING | {"repair_s": 1.0}, PAIR | {"deployment.failures": CRASHING}),
+    ("deployment.failures", SLOW, PAIR),
+    *[
+        ("deployment.failures", {"slowdowns": [SLOW["slowdowns"][0] | change]},
+         PAIR | {"deployment.failures": SLOW})
+        for change in ({"replica": 1}, {"at_s": 1.0}, {"for_s": 1.0}, {"factor": 9.0})
+    ],
     ("deployment.spot", TAKEN, PAIR),
     ("deployment.spot", {"interruptions_per_hour": 7200.0}, PAIR | {"deployment.spot": TAKEN}),
     ("deployment.spot", TAKEN | {"notice_s": 0.5}, PAIR | {"deployment.spot": TAKEN}),

@@ -104,14 +104,16 @@ def _numbers(choice: Choice, path: str, fields: tuple[tuple[str, str], ...]) -> 
 
 
 def _outages(failures: Any) -> None:
-    """Crashes at given times, which the scenario's YAML alone can change."""
-    given = failures.outages if failures is not None else ()
-    told = [f"replica {each.replica} at {duration(each.at_s)} for {duration(each.for_s)}"
-            for each in given[:_MOST_TOLD]]  # fmt: skip
-    if len(given) > _MOST_TOLD:
-        told.append(f"{len(given) - _MOST_TOLD:,} more")
-    if told:
-        st.caption(f"At given times (deployment.failures.outages): {' · '.join(told)}")
+    """Crashes and slow replicas at given times, which the scenario's YAML alone can change."""
+    for what, key in (("At given times", "outages"), ("Slow", "slowdowns")):
+        given = getattr(failures, key, ())
+        told = [f"replica {each.replica} at {duration(each.at_s)} for {duration(each.for_s)}"
+                + (f", {each.factor:g} times as long" if key == "slowdowns" else "")
+                for each in given[:_MOST_TOLD]]  # fmt: skip
+        if len(given) > _MOST_TOLD:
+            told.append(f"{len(given) - _MOST_TOLD:,} more")
+        if told:
+            st.caption(f"{what} (deployment.failures.{key}): {' · '.join(told)}")
 
 
 def _policy() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from simulator.cluster.groups import ReplicaGroup
 from simulator.cluster.recorder import Recorder
 from simulator.cluster.replica import Replica
+from simulator.cluster.slowness import Slowness
 from simulator.costs.lora import AdapterPlan
 from simulator.costs.protocol import Chunk, StepCost
 from simulator.errors import ScenarioError
@@ -45,11 +46,19 @@ class AdapterReplica(Replica):
         self._plans = self.scheduler
         self._counts = counts
         self._row = (0, 0)
-        self.cost = _WithAdapters(self.cost, self, adapters, ranks)
+        self.cost = self._with_adapters = _WithAdapters(self.cost, self, adapters, ranks)
 
     def wait_for_adapters(self, seconds: float) -> None:
         """The step that begins waits so long for adapters."""
         self._stall = seconds
+
+    def _slowness(self) -> Slowness:
+        """Adapters come over their path as fast as ever."""
+
+        def give(cost: StepCost) -> None:
+            self._with_adapters.inner = cost
+
+        return Slowness(self._with_adapters.inner, give)
 
     def _begin(self, now: float) -> None:
         self._stall = 0.0
@@ -73,7 +82,7 @@ class _WithAdapters:
         self, cost: StepCost, replica: AdapterReplica, adapters: AdapterPlan, ranks: List[int]
     ) -> None:
         assert isinstance(replica.scheduler, AdapterScheduler)
-        self._cost = cost
+        self.inner = cost
         self._replica = replica
         self._plans = replica.scheduler
         self._adapters = adapters.cost
@@ -86,7 +95,7 @@ class _WithAdapters:
         self, sequences: int, context: int, local_context: int, local_growth: int
     ) -> tuple[float, float, int]:
         """See ``StepCost.decode``."""
-        first, slope, most = self._cost.decode(sequences, context, local_context, local_growth)
+        first, slope, most = self.inner.decode(sequences, context, local_context, local_growth)
         return first + self._more(), slope, most
 
     def step(
@@ -98,14 +107,16 @@ class _WithAdapters:
         sampled: int,
     ) -> float:
         """See ``StepCost.step``."""
-        took = self._cost.step(sequences, context, local_context, chunks, sampled)
+        took = self.inner.step(sequences, context, local_context, chunks, sampled)
         loads = sum([self._load_s[self._ranks[a]] for a in self._plans.loaded])
         if loads:
             self._replica.wait_for_adapters(loads)
         return took + self._more() + loads
 
     def _more(self) -> float:
-        return self._adapters.seconds(self._plans.distinct, self._plans.tokens)
+        seconds = self._adapters.seconds(self._plans.distinct, self._plans.tokens)
+        slowness = self._replica.slowness
+        return seconds if slowness is None else seconds * slowness.factor
 
 
 def adapter_maker(

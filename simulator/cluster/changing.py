@@ -23,6 +23,7 @@ from simulator.cluster.slot import Attempt, Slot
 from simulator.cluster.slots import SlotGroup
 from simulator.cluster.starting import Life
 from simulator.errors import ScenarioError
+from simulator.results.lives import UP
 from simulator.results.record import FAILED, REJECTED, TIMED_OUT, RunRecord
 from simulator.scenario.lifecycle import ScheduleScaling
 from simulator.serving.sequence import Sequence
@@ -84,11 +85,20 @@ class ChangingCluster(Cluster):
 
     def _open(self) -> None:
         self.over = not len(self.requests)
+        super()._open()
         for group in self._groups:
             group.open()
         for meter in self._meters:
             if meter.slots.life.scaling is not None:
                 self._decide_on(meter)
+
+    def strike(self, number: int, for_s: float | None) -> bool:
+        """See ``SlotGroup.strike``."""
+        return self._meter_of[number].slots.strike(self._slots[number], for_s)
+
+    def _replica(self, number: int) -> Replica | None:
+        slot = self._slots[number]
+        return slot.replica if slot.state == UP else None
 
     def _open_loop(self) -> None:
         requests = self.requests

@@ -14,8 +14,9 @@ import numpy as np
 
 from simulator.cluster.recorder import COLUMNS, FLUSH_AT
 from simulator.cluster.replica import Replica
+from simulator.cluster.slowness import Slowness
 from simulator.cluster.wake import Wake
-from simulator.costs.protocol import decode_series_of
+from simulator.costs.protocol import StepCost, decode_series_of
 from simulator.serving.scheduler import Plan
 from simulator.serving.sequence import Sequence
 from simulator.serving.speculative import SpeculativeScheduler
@@ -28,12 +29,12 @@ _WORTH_STEPS = 4
 """Fewer are done one by one in the same time."""
 
 (
-    _START, _FIRST, _CONTEXT, _LOCAL, _ACCEPTED, _WAITING, _USED, _STORED,
+    _START, _FIRST, _STALL, _CONTEXT, _LOCAL, _ACCEPTED, _WAITING, _USED, _STORED,
     _DECODE, _SAMPLED, _GAPS, _RUNNING,
 ) = map(
     COLUMNS.index,
-    ("start_s", "first_s", "context", "local_context", "accepted_tokens", "waiting", "kv_blocks",
-     "kv_tokens", "decode", "sampled", "gap_tokens", "running"),
+    ("start_s", "first_s", "stall_s", "context", "local_context", "accepted_tokens", "waiting",
+     "kv_blocks", "kv_tokens", "decode", "sampled", "gap_tokens", "running"),
 )  # fmt: skip
 
 
@@ -100,6 +101,13 @@ class DraftingReplica(Replica):
         """Takes the blocks of the steps so far, which somebody wants to look at."""
         if self._run is not None:
             self.scheduler.catch_up(self._boundary(self.env.now))
+
+    def _slowness(self) -> Slowness:
+        def give(cost: StepCost) -> None:
+            self.cost = cost
+            self._seconds = decode_series_of(cost)
+
+        return Slowness(self.cost, give)
 
     def _submit(self, sequence: Sequence) -> None:
         if self._run is not None:
@@ -186,6 +194,9 @@ class DraftingReplica(Replica):
         tokens, blocks, visible = (column[:steps] for column in run.outlook)
         table[:, _START] = run.ends[:steps]
         table[:, _FIRST] = run.seconds[:steps]
+        if self.slowness is not None:
+            table[:, _STALL] = self.slowness.stalled_s(1.0, 0.0) * run.seconds[:steps]
+            self.slowness.turn()
         table[:, _CONTEXT] = run.context[:steps]
         table[:, _LOCAL] = visible
         table[:, _ACCEPTED] = tokens - count

@@ -9,7 +9,7 @@ from simulator.cluster.starting import Life
 from simulator.costs.protocol import LockstepCost, PipelineCost, StepCost
 from simulator.deployment import NO_FRONT_END, FrontEndTimes, Limits
 from simulator.results.record import Group
-from simulator.scenario.lifecycle import Gateway, Retry
+from simulator.scenario.lifecycle import Gateway, Retry, Slowdown
 from simulator.scenario.pools import Role
 from simulator.serving.kv_cache import KvLayout
 
@@ -28,6 +28,7 @@ class ReplicaGroup:
         weight: how much traffic one is meant to take.
         classes: names of the traffic classes that they serve; None for all.
         life: why they come and go; None: all are up all the time.
+        slowdowns: which of them are slow, and when.
         shares: name of the group on whose devices they run, one on those of each; empty: on devices
             of their own.
     """
@@ -43,6 +44,7 @@ class ReplicaGroup:
     classes: tuple[str, ...] | None = None
     life: Life | None = None
     shares: str = ""
+    slowdowns: tuple[Slowdown, ...] = ()
 
     def serves(self, traffic_class: str) -> bool:
         """Whether requests of this class may come here."""
@@ -92,13 +94,15 @@ class Serving:
     Args:
         gateway: where they wait.
         retry: those whose replica crashed; None: they fail.
+        strikes: replicas may be told to crash.
     """
 
     gateway: Gateway = field(default_factory=Gateway)
     retry: Retry | None = None
+    strikes: bool = False
 
     def holds(self, lives: Sequence[Life | None]) -> bool:
         """Whether replicas come and go, or requests may wait for one. ``lives``: of the groups."""
-        if self.gateway.max_concurrency is not None:
+        if self.gateway.max_concurrency is not None or self.strikes:
             return True
         return any(life is not None and life.changes for life in lives)

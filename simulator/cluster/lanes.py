@@ -105,6 +105,11 @@ class LaneGroup:
         """Leading blocks of a request that the lane which it would join now has in its cache."""
         return self.scheduler.kv.lookup(sequence)
 
+    def slow(self, factor: float) -> None:
+        """See ``Replica.slow``; all lanes are."""
+        for lane in self.lanes:
+            lane.slow(factor)
+
     @property
     def last_s(self) -> float:
         """When the tokens of the last step came to their clients."""

@@ -17,8 +17,9 @@ from simulator.cluster.lanes import LaneGroup, LaneLoads, lane_number
 from simulator.cluster.ranks import Rank
 from simulator.cluster.recorder import Recorder
 from simulator.cluster.replica import Replica
+from simulator.cluster.slowness import Slowness
 from simulator.cluster.wake import Wake
-from simulator.costs.protocol import Chunk, LockstepCost, Work
+from simulator.costs.protocol import Chunk, LockstepCost, StepCost, Work
 from simulator.deployment import FrontEndTimes
 from simulator.results.record import LANES_APART
 from simulator.serving.scheduler import Scheduler
@@ -182,6 +183,7 @@ class Lockstep(LaneGroup):
         self._event: Wake | None = None
         self._start = self._first = self._slope = 0.0
         self._steps = 0
+        self._slowness: Slowness | None = None
         self._slowest = (0.0, 0.0)
         self._own: list[tuple[float, float]] = []
 
@@ -195,6 +197,21 @@ class Lockstep(LaneGroup):
         """The client gives up now; see ``Replica.expire``."""
         number = self.recorder.replica[sequence.index]
         self.lanes[number // LANES_APART].expire(sequence, deadline)
+
+    def slow(self, factor: float) -> None:
+        """See ``Replica.slow``; the steps are those of all ranks."""
+
+        def give(cost: StepCost) -> None:
+            assert isinstance(cost, LockstepCost)
+            self.cost = cost
+
+        if self._slowness is None:
+            self._slowness = Slowness(self.cost, give)
+        self._slowness.wanted = factor
+        if not self._steps:
+            self._slowness.turn()
+        else:
+            self.cut()
 
     # --- from the ranks --------------------------------------------------------------------------
 
@@ -234,6 +251,8 @@ class Lockstep(LaneGroup):
             planned_s = self._start + self._span(self._steps - 1)
             for rank in self.lanes:
                 rank.end_step(now, planned_s)
+        if self._slowness is not None:
+            self._slowness.turn()
         for rank in self.lanes:
             rank.plan_step(now)
         self.planning = False
@@ -263,8 +282,10 @@ class Lockstep(LaneGroup):
         pairs = k * (k - 1) / 2
         longest, growth = self._slowest
         for rank, (seconds, slope) in zip(busy, self._own, strict=True):
-            stall = k * (longest - seconds) + pairs * (growth - slope)
-            rank.take(k, self._first, self._slope, max(0.0, stall))
+            stall = max(0.0, k * (longest - seconds) + pairs * (growth - slope))
+            if self._slowness is not None:
+                stall = self._slowness.stalled_s(self._span(k), stall)
+            rank.take(k, self._first, self._slope, stall)
 
     def _span(self, steps: int) -> float:
         return steps * self._first + self._slope * (steps * (steps - 1) / 2)

@@ -14,7 +14,8 @@ from simulator.cluster.lanes import LaneLoads
 from simulator.cluster.ranks import Rank
 from simulator.cluster.recorder import FLUSH_AT, Recorder, pack_row
 from simulator.cluster.replica import Replica
-from simulator.costs.protocol import Chunk, PipelineCost
+from simulator.cluster.slowness import Slowness
+from simulator.costs.protocol import Chunk, PipelineCost, StepCost
 from simulator.deployment import FrontEndTimes
 from simulator.serving.scheduler import Scheduler
 from simulator.serving.sequence import Sequence
@@ -32,7 +33,7 @@ class _LaneCost:
     def __init__(self, cost: PipelineCost, lane: PipelineLane) -> None:
         self.local_span = cost.local_span
         self.local_is_chunked = cost.local_is_chunked
-        self._cost = cost
+        self.inner = cost
         self._lane = lane
 
     def decode(
@@ -40,7 +41,7 @@ class _LaneCost:
     ) -> tuple[float, float, int]:
         """See ``StepCost.decode``; the growth is not known in advance."""
         lane = self._lane
-        lane.times, lane.slopes, most = self._cost.decode_passage(
+        lane.times, lane.slopes, most = self.inner.decode_passage(
             sequences, context, local_context, local_growth
         )
         return lane.enter(), 0.0, most
@@ -55,7 +56,7 @@ class _LaneCost:
     ) -> float:
         """See ``StepCost.step``."""
         lane = self._lane
-        lane.times = self._cost.step_passage(sequences, context, local_context, chunks, sampled)
+        lane.times = self.inner.step_passage(sequences, context, local_context, chunks, sampled)
         return lane.enter()
 
 
@@ -100,8 +101,9 @@ class PipelineLane(Replica):
         ended: Callable[[list[Sequence]], None] | None,
         rank: Rank | None = None,
     ) -> None:
+        self._asked = _LaneCost(pipeline.cost, self)
         super().__init__(
-            number, env, scheduler, _LaneCost(pipeline.cost, self), recorder, loads,
+            number, env, scheduler, self._asked, recorder, loads,
             front_end=front_end, response_s=response_s, window_s=window_s,
             # A lane's next step is planned when its last one has left the last stage; the engine's
             # own look-ahead is what fills the other lanes.
@@ -143,6 +145,27 @@ class PipelineLane(Replica):
         self.left = 0
         if self._plan is None:
             self._wake(0.0)
+
+    def stop_soon(self) -> None:
+        """See ``Replica.stop_soon``."""
+        self.left = 0
+
+    def _slowness(self) -> Slowness:
+        def give(cost: StepCost) -> None:
+            assert isinstance(cost, PipelineCost)
+            self._asked.inner = cost
+
+        return Slowness(self._asked.inner, give)
+
+    def _slowed(self, slowness: Slowness, steps: int) -> float:
+        stall_s = self._slow_stall(slowness, steps)
+        slowness.turn()
+        return stall_s
+
+    def _slow_stall(self, slowness: Slowness, steps: int) -> float:
+        """Waits on the way and slow stages; latencies of links are what they are."""
+        on_links = steps * self._pipeline.lag
+        return slowness.stalled_s(self._span(steps) - on_links, self._stall)
 
     def enter(self) -> float:
         """The step under way enters the first stage now; returns how long it stays inside."""
@@ -205,9 +228,12 @@ class PipelineLane(Replica):
         plan, steps, scheduler = self._plan, self._steps, self.scheduler
         assert plan is not None
         self._told += steps
+        stall_s = self._stall
+        if self.slowness is not None:
+            stall_s = self._slow_stall(self.slowness, steps)
         rows = self.recorder.rows
         rows += pack_row(
-            self.number, self._start, steps, self._first, self._slope, self._stall,
+            self.number, self._start, steps, self._first, self._slope, stall_s,
             plan.decode, plan.context, plan.local_context, plan.local_growth,
             0, 0, 0, 0, 0, 0,
             plan.decode, 0, plan.emitting, 0, plan.running,

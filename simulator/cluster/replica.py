@@ -13,6 +13,7 @@ from simulator.cluster.alone import Alone
 from simulator.cluster.front_end import FrontEnd
 from simulator.cluster.ranks import Rank
 from simulator.cluster.recorder import FLUSH_AT, Recorder, pack_row
+from simulator.cluster.slowness import Slowness
 from simulator.cluster.wake import Wake
 from simulator.costs.protocol import Chunk, StepCost, local_pairs
 from simulator.deployment import FrontEndTimes
@@ -54,6 +55,7 @@ class Replica:
         last_s: when the tokens of its last step came to their clients.
         departed: called with sequences that leave without their last token; None if nobody
             listens.
+        slowness: how slow it is; None if it never was.
     """
 
     alone: Alone
@@ -93,6 +95,7 @@ class Replica:
         self.answers: AnswerClock | None = None
         self.last_s = 0.0
         self.departed: Callable[[Sequence], None] | None = None
+        self.slowness: Slowness | None = None
         self._front = FrontEnd(env, front_end, recorder.queued_s, self._submit)
         self._plan: Plan | None = None
         self._event: Wake | None = None
@@ -175,6 +178,27 @@ class Replica:
         if self._plan is None:
             self._wake(0.0)
         elif self._steps > 1:
+            self._cut()
+
+    def slow(self, factor: float) -> None:
+        """Steps that begin from now on take ``factor`` times as long as they would."""
+        if self.slowness is None:
+            self.slowness = self._slowness()
+        self.slowness.wanted = factor
+        if self._plan is None:
+            self.slowness.turn()
+        else:
+            self.stop_soon()
+
+    def _slowness(self) -> Slowness:
+        def give(cost: StepCost) -> None:
+            self.cost = cost
+
+        return Slowness(self.cost, give)
+
+    def stop_soon(self) -> None:
+        """Ends a run of equal steps with the step that is under way."""
+        if self._plan is not None and self._steps > 1:
             self._cut()
 
     def _wake(self, delay: float) -> None:
@@ -358,9 +382,12 @@ class Replica:
             for last, count in self._paused.items():
                 recorder.gap(self.number, now, now - last, count)
             self._paused.clear()
+        stall_s = self._stall
+        if self.slowness is not None:
+            stall_s = self._slowed(self.slowness, steps)
         rows = recorder.rows
         rows += pack_row(
-            self.number, self._start, steps, self._first, self._slope, self._stall,
+            self.number, self._start, steps, self._first, self._slope, stall_s,
             decode, plan.context, plan.local_context, plan.local_growth,
             len(plan.chunks), tokens, plan.wasted, pairs, local, read,
             decode + plan.ending, first_tokens, gap_tokens, accepted, plan.running,
@@ -372,6 +399,12 @@ class Replica:
             self._leave(ended, at)
         if self.answers is not None:
             self.answers.note(plan, steps, at)
+
+    def _slowed(self, slowness: Slowness, steps: int) -> float:
+        """The steps that end now were slow: for how long devices waited in them."""
+        stall_s = slowness.stalled_s(self._span(steps), self._stall)
+        slowness.turn()
+        return stall_s
 
     def _leave(self, ended: list[Sequence], at: float) -> None:
         """Sequences have ended; their last tokens come to their clients at ``at``."""

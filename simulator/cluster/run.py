@@ -27,6 +27,7 @@ from simulator.cluster.ranks import Sent, make_rank
 from simulator.cluster.recorder import Recorder
 from simulator.cluster.replica import Replica
 from simulator.cluster.routing import Routing
+from simulator.cluster.slowness import Slowdowns
 from simulator.cluster.turns import Turns, sharing_maker
 from simulator.cluster.wake import LAST, NORMAL, Wake
 from simulator.cluster.watch import LEAST_APART, LOOKS, EndedEarlyError, Look, Watch, Watched
@@ -213,6 +214,7 @@ class Cluster:
         traffic = Traffic(requests, terms, self.recorder.sent_s)
         self._gate = None if admission is None else Gate(admission, traffic, seed)
         self._handover: Handover | None = None
+        self._slowdowns = Slowdowns(self.env)
 
         def routing(*roles: Role) -> Routing:
             return Routing(
@@ -289,6 +291,32 @@ class Cluster:
 
     def _open(self) -> None:
         """What there is to do before the clients begin."""
+        first = 0
+        for group in self.groups:
+            for each in group.slowdowns:
+                self._slow_at(each.at_s, first + each.replica, each.factor, each.for_s)
+            first += group.replicas
+
+    def _slow_at(self, at_s: float, number: int, factor: float, for_s: float) -> None:
+        def begin(_: Event) -> None:
+            self.slow(number, factor, for_s)
+
+        self.env.timeout(at_s).callbacks.append(begin)
+
+    def slow(self, number: int, factor: float, for_s: float) -> bool:
+        """Lets a replica be slow from now on, if it is up; says whether it was."""
+        replica = self._replica(number)
+        if replica is not None:
+            self._slowdowns.begin(replica, factor, for_s)
+        return replica is not None
+
+    def slowness_of(self, replica: Replica) -> float:
+        """How many times as long its steps take now as they would."""
+        return self._slowdowns.factor_of(replica)
+
+    def _replica(self, number: int) -> Replica | None:
+        """The replica with a number; None if it is not up."""
+        return self.replicas[number]
 
     # --- clients ---------------------------------------------------------------------------------
 

@@ -28,6 +28,10 @@ from simulator.results.lives import (
 
 _ENDING = (DRAINING, RECLAIMED)
 
+REPAIR_S = 30.0
+"""Until devices work again after a crash on demand, where the scenario has none at random: about
+what it takes to notice that a process is gone, and to start another one."""
+
 _CRASHES, _INTERRUPTIONS = 0x6372617368, 0x73706F74
 """Set the streams of random numbers apart from all others of the seed."""
 
@@ -102,15 +106,31 @@ class SlotGroup:
             self._rise(slot)
         failures = self.life.failures
         for outage in failures.outages if failures else ():
-            self._strike(self.slots[outage.replica], outage.at_s, outage.for_s)
+            self._strike_at(outage.at_s, self.slots[outage.replica], outage.for_s)
 
-    def _strike(self, slot: Slot, at_s: float, for_s: float) -> None:
+    def _strike_at(self, at_s: float, slot: Slot, for_s: float) -> None:
         def strike(_: Event) -> None:
-            if not self._host.over and slot.state == UP:
-                self._crash(slot)
-                self._later(for_s, slot, self._rise)
+            if not self._host.over:
+                self.strike(slot, for_s)
 
         self._host.env.timeout(at_s).callbacks.append(strike)
+
+    def strike(self, slot: Slot, for_s: float | None) -> bool:
+        """A replica crashes now, and another one is up ``for_s`` later; None: as after a crash at
+        random. Nothing happens if it is not up; says whether it was."""
+        if slot.state != UP:
+            return False
+        self._crash(slot)
+        if for_s is None:
+            self._later(self._repair_s, slot, self._boot)
+        else:
+            self._later(for_s, slot, self._rise)
+        return True
+
+    @property
+    def _repair_s(self) -> float:
+        failures = self.life.failures
+        return REPAIR_S if failures is None or failures.mtbf_h is None else failures.repair_s
 
     # --- how many there are ----------------------------------------------------------------------
 
@@ -223,8 +243,6 @@ class SlotGroup:
         self._enter(slot, OFF)
 
     def _fail(self, slot: Slot) -> None:
-        failures = self.life.failures
-        assert failures is not None
         drained = slot.state in _ENDING
         if slot.state != UP and not drained:
             return
@@ -233,12 +251,11 @@ class SlotGroup:
             self._release(slot)
             self.reconcile()
         else:
-            self._later(failures.repair_s, slot, self._boot)
+            self._later(self._repair_s, slot, self._boot)
 
     def _crash(self, slot: Slot) -> None:
         """All that is here is lost; the gateway does not know yet."""
         failures = self.life.failures
-        assert failures is not None
         crash = slot.crash = Crash(slot.replica, noticed=False)
         self._enter(slot, DOWN)
         self._doom(slot, crash)
@@ -247,7 +264,8 @@ class SlotGroup:
             if slot.crash is crash:
                 self._notice(slot, crash)
 
-        self._host.env.timeout(failures.detection_s).callbacks.append(detect)
+        detection_s = failures.detection_s if failures is not None else 0.0
+        self._host.env.timeout(detection_s).callbacks.append(detect)
 
     def _interrupt(self, slot: Slot) -> None:
         """The owner wants the devices back."""

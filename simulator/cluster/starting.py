@@ -103,4 +103,4 @@ class Life:
     @property
     def changes(self) -> bool:
         """Whether any replica ever comes or goes."""
-        return any((self.scaling, self.failures, self.spot))
+        return bool(self.scaling or self.spot or (self.failures and self.failures.crash))

@@ -53,11 +53,6 @@ class SharingReplica(Replica):
         self._turns = turns
         self._since: float | None = None
 
-    def stop_soon(self) -> None:
-        """Ends a run of equal steps with the step that is under way."""
-        if self._plan is not None and self._steps > 1:
-            self._cut()
-
     def take_turn(self) -> None:
         """The devices are free for it."""
         self._wake(0.0)

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 from simulator.costs.protocol import (
     Chunk,
+    Floats,
+    Ints,
     LockstepCost,
     Passage,
     PipelineCost,
     StepCost,
     Work,
+    decode_series_of,
 )
 
 
@@ -41,6 +44,10 @@ class Scaled:
     ) -> float:
         """See ``StepCost.step``."""
         return self._prompts * self._cost.step(sequences, context, local_context, chunks, sampled)
+
+    def decode_series(self, sequences: int, context: Ints, local_context: Ints) -> Floats:
+        """See ``SeriesCost.decode_series``."""
+        return decode_series_of(self._cost)(sequences, context, local_context) * self._decode
 
 
 class ScaledPipeline(Scaled):

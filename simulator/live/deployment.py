@@ -21,9 +21,11 @@ from simulator.cluster.groups import Serving, lanes_of
 from simulator.cluster.lanes import lanes_within
 from simulator.cluster.recorder import ROW_BYTES
 from simulator.cluster.replica import Replica
+from simulator.cluster.wake import Wake
 from simulator.errors import ScenarioError
 from simulator.live.cluster import LiveChangingCluster, LiveCluster
 from simulator.live.ending import Beginning, Ending
+from simulator.live.faults import ReplicaFaults
 from simulator.live.tokens import Listener
 from simulator.resolution.pools import ResolvedPool, group_of, resolve_pools
 from simulator.resolution.terms import class_terms
@@ -50,6 +52,7 @@ class ReplicaState:
         running: sequences admitted.
         waiting: requests that wait, in its front end or in its queue.
         kv_blocks, kv_blocks_used: KV blocks that it has, and those that running sequences hold.
+        slowness: how many times as long its steps take as they would.
     """
 
     number: int
@@ -58,6 +61,7 @@ class ReplicaState:
     waiting: int
     kv_blocks: int
     kv_blocks_used: int
+    slowness: float = 1.0
 
 
 class LiveDeployment:
@@ -68,6 +72,7 @@ class LiveDeployment:
             answers are known here; when requests come is the clients' business, and so are their
             patience (``deployment.timeout_s``) and their retries (``admission.retries``).
         base: folder that relative paths in the scenario start from; default: the current one.
+        crashes: replicas may be told to crash, also where the scenario has none that do.
 
     Attributes:
         pools: resolved, in the order of the scenario.
@@ -78,12 +83,15 @@ class LiveDeployment:
         on_steps: called with rows of the step table and of the gaps between tokens (see
             ``simulator.results.record``) of steps that have ended; about once a simulated second
             while there are any.
+        faults: makes replicas slow, and crashes them.
 
     Raises:
         UserError: the scenario cannot be simulated, or not live, with the reason.
     """
 
-    def __init__(self, scenario: Scenario, base: Path | None = None) -> None:
+    def __init__(
+        self, scenario: Scenario, base: Path | None = None, *, crashes: bool = False
+    ) -> None:
         self.scenario = scenario
         self.pools: tuple[ResolvedPool, ...] = resolve_pools(scenario, base)
         paths = paths_of(scenario, self.pools)
@@ -105,7 +113,13 @@ class LiveDeployment:
             "network_s": serving.network_ms / 1e3,
             "paths": paths,
         }
-        fate = Serving(serving.gateway, serving.retry)
+        if crashes and paths is not None:
+            raise ScenarioError(
+                "crashes on demand are simulated for pools that serve whole requests",
+                where="deployment.pools",
+                hint="leave them out, or the roles prefill and decode",
+            )
+        fate = Serving(serving.gateway, serving.retry, strikes=crashes)
         rejected = np.zeros(0, dtype=np.bool_)
         self._changes = fate.holds([group.life for group in self._groups])
         self._cluster: LiveCluster
@@ -119,6 +133,8 @@ class LiveDeployment:
         self.groups: tuple[Group, ...] = tuple(self._cluster._recorded())
         self.on_begun: list[Callable[[Beginning], None]] = self._cluster.on_begun
         self._settled_s = 0.0
+        self._tick = Wake(self._cluster.env, lambda _: None)
+        self.faults = ReplicaFaults(self._cluster)
         self._cluster.begin()
         self._pool_of = [pool.name for pool, g in zip(self.pools, self._groups, strict=True)
                          for _ in range(g.replicas)]  # fmt: skip
@@ -216,7 +232,8 @@ class LiveDeployment:
         while peek() <= until_s:
             step()
         if until_s < inf and until_s > env.now:
-            env.run(until=until_s)
+            self._tick.at(until_s)
+            step()
         rows = len(self._cluster.recorder.rows) // ROW_BYTES
         if rows > _SETTLE_ROWS or (rows and env.now - self._settled_s >= _SETTLE_S):
             self.settle()
@@ -248,6 +265,7 @@ class LiveDeployment:
             waiting=waiting,
             kv_blocks=sum(lane.scheduler.kv.total for lane in lanes),
             kv_blocks_used=sum(lane.scheduler.kv.used for lane in lanes),
+            slowness=self._cluster.slowness_of(replica),
         )
 
     def changes(self, since: int = 0) -> list[tuple[float, int, int]]:

@@ -156,7 +156,8 @@ def outlook(
 def _least_replicas(kind: Kind) -> int:
     """Fewest replicas of a pool with which its settings make sense."""
     failures = kind.data.get("deployment", {}).get("failures") or {}
-    named = [outage["replica"] + 1 for outage in failures.get("outages", ())]
+    times = [*failures.get("outages", ()), *failures.get("slowdowns", ())]
+    named = [each["replica"] + 1 for each in times]
     return 1 if kind.autoscaled else max([_multiple_of(kind), *named])
 
 

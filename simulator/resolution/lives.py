@@ -14,7 +14,9 @@ from simulator.errors import ScenarioError
 from simulator.scenario.deployment import Deployment
 from simulator.scenario.lifecycle import (
     ColdStart,
+    Outage,
     ScheduleScaling,
+    Slowdown,
     WeightsFromDisk,
     WeightsFromHostMemory,
     WeightsFromNetwork,
@@ -45,13 +47,18 @@ def life_of(deployment: ResolvedDeployment) -> Life | None:
     failures = serving.failures
     if failures is not None:
         most = serving.autoscaling.most if serving.autoscaling else serving.replicas
-        for number, outage in enumerate(failures.outages):
-            if outage.replica >= most:
-                raise ScenarioError(
-                    f"there is no replica {outage.replica}",
-                    where=f"deployment.failures.outages.{number}.replica",
-                    hint=f"numbers go from 0 to {most - 1}",
-                )
+        named: dict[str, tuple[Outage | Slowdown, ...]] = {
+            "outages": failures.outages,
+            "slowdowns": failures.slowdowns,
+        }
+        for key, times in named.items():
+            for place, each in enumerate(times):
+                if each.replica >= most:
+                    raise ScenarioError(
+                        f"there is no replica {each.replica}",
+                        where=f"deployment.failures.{key}.{place}.replica",
+                        hint=f"numbers go from 0 to {most - 1}",
+                    )
         starts = starts or failures.mtbf_h is not None
     if not starts and serving.cold_start != ColdStart():
         raise ScenarioError(
@@ -152,7 +159,7 @@ def check_serving(
         lives: of its pools.
         policies: of their engines.
     """
-    crash = any(life and (life.failures or life.spot) for life in lives)
+    crash = any(life and (life.spot or (life.failures and life.failures.crash)) for life in lives)
     if serving.retry is not None:
         if not crash:
             raise ScenarioError(

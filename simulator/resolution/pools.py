@@ -57,6 +57,7 @@ class ResolvedPool:
 
 def group_of(pool: ResolvedPool, cost: StepCost, front_end: FrontEndTimes) -> ReplicaGroup:
     """What the clock needs of a pool whose steps take as long as ``cost`` says."""
+    failures = pool.deployment.scenario.deployment.failures
     return ReplicaGroup(
         replicas=pool.life.numbers if pool.life else pool.replicas,
         limits=pool.deployment.limits,
@@ -69,6 +70,7 @@ def group_of(pool: ResolvedPool, cost: StepCost, front_end: FrontEndTimes) -> Re
         classes=pool.classes,
         life=pool.life,
         shares=pool.shares,
+        slowdowns=failures.slowdowns if failures is not None else (),
     )
 
 

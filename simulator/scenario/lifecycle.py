@@ -236,8 +236,22 @@ class Outage(Model):
     for_s: PositiveFloat = Field(description="when it is up again, after the crash")
 
 
+class Slowdown(Model):
+    """One replica is slow for a while, as a device that is too hot, or capped in power."""
+
+    replica: MaybeNone = Field(description="its number within the pool, from 0")
+    at_s: NonNegativeFloat = Field(description="since when; nothing if it is not up then")
+    for_s: PositiveFloat = Field(
+        description="steps that begin within this time are slow, unless the replica goes before"
+    )
+    factor: Annotated[float, Field(gt=1, le=1000, allow_inf_nan=False, strict=True)] = Field(
+        description="so many times as long as they would, steps take; of several at the same time, "
+        "the product"
+    )
+
+
 class Failures(Model):
-    """Crashes of replicas that are up: at random, by a script, or both."""
+    """Crashes of replicas that are up, at random, by a script, or both; and slow replicas."""
 
     mtbf_h: PositiveFloat | None = Field(
         None, description="mean time of a replica between start and crash, exponential"
@@ -250,6 +264,9 @@ class Failures(Model):
     outages: Annotated[tuple[Outage, ...], Field(max_length=10_000)] = Field(
         (), description="crashes at given times"
     )
+    slowdowns: Annotated[tuple[Slowdown, ...], Field(max_length=10_000)] = Field(
+        (), description="replicas that are slow at given times"
+    )
     detection_s: NonNegativeFloat = Field(
         0.0,
         description="until a crash is noticed; requests still go there, and none is retried before",
@@ -257,11 +274,18 @@ class Failures(Model):
 
     @model_validator(mode="after")
     def _some(self) -> Failures:
-        if self.mtbf_h is None and not self.outages:
-            raise ValueError("give mtbf_h, outages, or both")
+        if not (self.crash or self.slowdowns):
+            raise ValueError("give mtbf_h, outages or slowdowns, or several of them")
         if self.mtbf_h is None and self.repair_s:
             raise ValueError("repair_s belongs to mtbf_h; an outage has its own for_s")
+        if self.detection_s and not self.crash:
+            raise ValueError("detection_s belongs to crashes, by mtbf_h or outages")
         return self
+
+    @property
+    def crash(self) -> bool:
+        """Whether replicas ever crash."""
+        return self.mtbf_h is not None or bool(self.outages)
 
 
 class Spot(Model):
