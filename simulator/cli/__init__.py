@@ -21,6 +21,7 @@ from simulator.cli.roofline import roofline_command
 from simulator.cli.run import run
 from simulator.cli.safely import SafeGroup
 from simulator.cli.scenarios import check, init, schema
+from simulator.cli.serve import serve
 from simulator.cli.sweep import sweep
 from simulator.cli.trace import trace
 from simulator.cli.validate import validate
@@ -49,7 +50,7 @@ def version() -> None:
 
 for command in (
     run, check, init, schema, trace, list_names, features, compare, plan, sweep, load_command,
-    dashboard, explain_command, roofline_command, break_even, export_files, import_files,
+    dashboard, serve, explain_command, roofline_command, break_even, export_files, import_files,
     calibrate, fit, validate, measured,
 ):  # fmt: skip
     cli.add_command(command)

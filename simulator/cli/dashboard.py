@@ -44,7 +44,8 @@ def dashboard(
 
 
 def _serve(host: str, port: int, no_browser: bool) -> None:
-    from dashboard.server import LOOPBACK, address_of, listen, open_browser, serve
+    from dashboard.server import open_browser, serve
+    from simulator.cli.listening import LOOPBACK, OWN_NAMES, address_of, listen
 
     def ready() -> None:
         click.echo(f"The dashboard is at {address}")
@@ -60,7 +61,7 @@ def _serve(host: str, port: int, no_browser: bool) -> None:
                 " passwords.",
                 err=True,
             )
-        hosts = frozenset({*LOOPBACK, "[::1]"}) if alone else None
+        hosts = OWN_NAMES if alone else None
         try:
             serve(listening, hosts=hosts, ready=ready)
         except KeyboardInterrupt:  # how it is meant to end

@@ -1,0 +1,136 @@
+"""Runs the server: uvicorn with bounds, a clock, and an end that lets answers come to theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic
+from types import FrameType
+
+import uvicorn
+
+from emulator.app import make_app
+from emulator.connections import Connection
+from emulator.errors import leaving
+from emulator.service import Service
+
+LOOK_EVERY_S = 1.0
+"""Between two looks at all connections."""
+
+BACKLOG = 2048
+
+LAST_WORDS_S = 1.0
+"""So long answers that were cut short have to say so."""
+
+
+class Server(uvicorn.Server):
+    """Serves on a socket until Ctrl-C or ``stop``.
+
+    Args:
+        service: what is served.
+        ready: called once, when it answers.
+    """
+
+    def __init__(self, service: Service, ready: Callable[[], None] = lambda: None) -> None:
+        self.service = service
+        self._ready = ready
+        options = service.options
+
+        class Bounded(Connection):
+            most = options.max_connections
+
+        super().__init__(
+            uvicorn.Config(
+                make_app(service), http=Bounded, ws="none", lifespan="off", loop=_loop(),
+                log_config=None, access_log=False, server_header=False, proxy_headers=False,
+                backlog=BACKLOG, timeout_keep_alive=options.keep_alive_s,  # type: ignore[arg-type]
+            )
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """Begins the end, from any thread; a second call ends it at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See ``uvicorn.Server``."""
+        await super().startup(sockets)
+        self.service.clock.start()
+        self._looking = asyncio.create_task(self._look())
+        # What is there now stays; the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        self._ready()
+
+    async def _look(self) -> None:
+        patience = self.service.options.client_timeout_s
+        while True:
+            await asyncio.sleep(min(LOOK_EVERY_S, patience / 2))
+            now = monotonic()
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, Connection)
+                connection.look(now, patience)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes no more, lets open answers end for a while, then cuts them."""
+        service = self.service
+        service.leaving = True
+        for server in self.servers:
+            server.close()
+        for listening in sockets or ():
+            listening.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await self._until_idle(service.options.drain_s)
+        service.cut(leaving())
+        await self._until_idle(LAST_WORDS_S)
+        service.clock.stop()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        self._looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._looking
+        gc.unfreeze()
+
+    async def _until_idle(self, longest_s: float) -> None:
+        until = monotonic() + longest_s
+        while self.server_state.tasks and monotonic() < until and not self.force_exit:
+            await asyncio.sleep(0.05)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM begin the end; they are how it is meant to end, so nothing is raised
+        afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {
+            each: signal.signal(each, self._asked_to_end)
+            for each in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def _asked_to_end(self, number: int, frame: FrameType | None) -> None:
+        self.stop()
+
+
+def _loop() -> str:
+    """The faster loop where it is installed."""
+    try:
+        import uvloop  # noqa: F401
+    except ImportError:
+        return "asyncio"
+    return "uvloop"
+
+
+logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
