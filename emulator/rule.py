@@ -13,8 +13,8 @@ _PIECES = re.compile(
     r"|[0-9]{1,3}"
     rf"|[ \t{_MARK}]?[\u0080-\u07ff]{{1,3}}"
     rf"| ?[{_MARK}]{{1,3}}[\r\n]{{0,2}}"
-    r"| ?[\u0800-\u1fff\u3040-\u30ff\uac00-\ud7af]{1,2}"
     r"|[ \t\r\n]{1,8}"
+    r"|[\u0800-\u1fff\u3040-\u30ff\uac00-\ud7af]{1,2}"
     r"|.",
     re.DOTALL,
 )
