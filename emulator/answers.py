@@ -111,21 +111,15 @@ class Lengths:
     def __init__(self, traffic: Requests, seed: int) -> None:
         self._seed = seed
         self._asked = 0
-        answers = traffic.answers
-        nothing = np.zeros(len(traffic), dtype=np.int64)
-        thinking = nothing if answers is None else answers.thinking
-        hidden = nothing if answers is None else answers.hidden
-        self._rows: list[list[tuple[int, int, bool]]] = []
-        for number, name in enumerate(traffic.classes):
-            rows = np.flatnonzero(traffic.class_id == number)
+        self._tokens, self._answers = traffic.output_tokens, traffic.answers
+        self._rows = [np.flatnonzero(traffic.class_id == c) for c in range(len(traffic.classes))]
+        for name, rows in zip(traffic.classes, self._rows, strict=True):
             if not len(rows):
                 raise ScenarioError(
                     f"has no request of class {name}, whose answers could be as long",
                     where="workload",
                     hint="give it more requests or a longer duration_s",
                 )
-            columns = (traffic.output_tokens[rows], thinking[rows], hidden[rows] != 0)
-            self._rows.append(list(zip(*(column.tolist() for column in columns), strict=True)))
 
     def chances(self, prompt: Sequence[int], seed: int | None, answers: int) -> list[Chance]:
         """What chance decides about each answer to a prompt."""
@@ -150,8 +144,11 @@ class Lengths:
             room: tokens that fit behind the prompt, at least 1.
             chance: a random number below 2⁶⁴.
         """
-        rows = self._rows[class_id]
-        natural, thinking, hidden = rows[chance % len(rows)]
+        rows, answers = self._rows[class_id], self._answers
+        row = rows[chance % len(rows)]
+        natural, thinking, hidden = int(self._tokens[row]), 0, False
+        if answers is not None:
+            thinking, hidden = int(answers.thinking[row]), bool(answers.hidden[row])
         most = room if wanted.max_tokens is None else min(wanted.max_tokens, room)
         length = max(natural, wanted.min_tokens)
         if wanted.ignore_eos or length > most:
