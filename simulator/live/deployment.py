@@ -21,7 +21,7 @@ from simulator.cluster.groups import Serving, lanes_of
 from simulator.cluster.lanes import lanes_within
 from simulator.cluster.recorder import ROW_BYTES
 from simulator.cluster.replica import Replica
-from simulator.cluster.wake import Wake
+from simulator.cluster.wake import NORMAL, Wake
 from simulator.errors import ScenarioError
 from simulator.live.cluster import LiveChangingCluster, LiveCluster
 from simulator.live.ending import Beginning, Ending
@@ -237,6 +237,10 @@ class LiveDeployment:
         rows = len(self._cluster.recorder.rows) // ROW_BYTES
         if rows > _SETTLE_ROWS or (rows and env.now - self._settled_s >= _SETTLE_S):
             self.settle()
+
+    def at(self, time_s: float, call: Callable[[], None]) -> None:
+        """Calls something from within ``advance`` at a time that is not over."""
+        Wake(self._cluster.env, lambda _: call(), NORMAL).at(time_s)
 
     def settle(self) -> None:
         """Gives on the rows of steps that have ended since the last time."""
