@@ -272,6 +272,7 @@ def test_a_row_a_request_is_replayed_as_it_was_sent(tmp_path: Path) -> None:
     [
         ("parallelism.pp=2", r"parallelism.pp: cannot be said by a row of a dataset"),
         ("hardware.memory_gib=40", r"hardware.memory_gib: cannot be said"),
+        ("deployment.replicas=2", r"deployment.(router|replicas): cannot be said"),
         ("deployment.network_ms=5", r"deployment.network_ms: cannot be said"),
     ],
 )
@@ -282,6 +283,13 @@ def test_a_deployment_that_a_row_cannot_say_is_refused(change: str, sentence: st
         dataset_text([run], served)
     with pytest.raises(UserError, match=sentence):
         requests_text([run], served)
+
+
+def test_replicas_behind_the_router_of_rows_can_be_said() -> None:
+    (run,) = read_measurements(EXAMPLE)
+    changes = ["deployment.replicas=2", "deployment.router.kind=least_outstanding"]
+    served = simulator.load_scenario("measured-8b-rtx-pro-6000", changes)
+    assert ",replicas," in dataset_text([run], served).split("\n")[0]
 
 
 def test_rows_need_a_load_and_requests_their_times() -> None:

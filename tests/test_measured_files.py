@@ -126,6 +126,17 @@ def test_guidellms_figures_are_its_own() -> None:
     assert run.inputs.mean == pytest.approx(own["prompt_token_count"])
 
 
+@pytest.mark.parametrize("name", ["guidellm-0.8.1.json", "aiperf-0.13.0", "aiperf-0.13.0-warm"])
+def test_no_time_is_below_what_the_server_took(name: str) -> None:
+    """The server of ``make.py`` sends the first token after 20 ms, one more every 4 ms."""
+    records = one(name).records
+    assert records is not None
+    floor_s = 0.020 + 0.004 * (records.output_tokens - 1)
+    assert (records.ttft_s >= 0.020).all()
+    assert (records.e2e_s >= floor_s).all()
+    assert (records.e2e_s < 4 * floor_s).all()  # not in another unit either
+
+
 def test_a_sampled_report_of_guidellm_is_its_statistics(tmp_path: Path) -> None:
     report = loaded("guidellm-0.8.1.json")
     del report["benchmarks"][0]["requests"]["successful"][3:]
@@ -226,6 +237,30 @@ def test_older_requests_of_inference_perf_have_their_times_higher_up(tmp_path: P
     newer = one("inference-perf-requests.json")
     assert run.latency == newer.latency
     assert run.model == newer.model
+
+
+def test_thinking_before_an_answer_is_its_first_token(tmp_path: Path) -> None:
+    requests = loaded("inference-perf-requests.json")
+    response = requests[0]["info"]["response_metrics"]
+    response["reasoning_chunk_times"] = [50.05, 50.06]
+    (run,) = read_measurements(written(tmp_path, requests))
+    assert run.records is not None
+    assert run.records.ttft_s.tolist() == pytest.approx([0.05, 0.1, 0.2])
+    response["reasoning_chunk_times"] = response["output_token_times"] = response[
+        "chunk_times"
+    ] = []
+    (run,) = read_measurements(written(tmp_path, requests))
+    assert run.records is not None
+    assert math.isnan(run.records.ttft_s[0])  # one request came as a whole
+    assert run.records.e2e_s[0] == pytest.approx(0.41)
+
+
+def test_a_run_of_aiperf_that_was_stopped_says_so(tmp_path: Path) -> None:
+    summary = loaded("aiperf-0.13.0/profile_export_aiperf.json")
+    assert not any("stopped" in note for note in one("aiperf-0.13.0").notes)
+    for change in ({"was_cancelled": True}, {"is_complete": False}):
+        (run,) = read_measurements(written(tmp_path, summary | change))
+        assert run.notes[0] == "the run was stopped before it was done"
 
 
 # --- without streaming ---------------------------------------------------------------------------

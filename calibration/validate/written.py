@@ -66,6 +66,9 @@ def _deployment(scenario: Scenario, sayable: dict[str, tuple[str, ...]]) -> dict
     if not isinstance(replicas, int):
         raise UserError("cannot be said by a row of a dataset", where="deployment.replicas",
                         hint="replace it by a number")  # fmt: skip
+    if replicas > 1 and scenario.deployment.router.kind != "least_outstanding":
+        raise UserError("cannot be said by a row of a dataset", where="deployment.router",
+                        hint="rows are replayed with least_outstanding")  # fmt: skip
     cells = {
         "model": scenario.model,
         "system": scenario.hardware.profile,

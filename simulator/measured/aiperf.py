@@ -99,7 +99,10 @@ def read_summary(file: Path, documents: Sequence[Node]) -> list[MeasuredRun]:
                 "TPOT is what AIPerf calls inter-token latency: (E2E − TTFT) / (output tokens − 1)",
                 GAPS,
             ),
-            notes=("the requests themselves are in profile_export.jsonl, which is not beside it",),
+            notes=(
+                *_stopped(summary),
+                "the requests themselves are in profile_export.jsonl, which is not beside it",
+            ),
         )
     ]
 
@@ -117,6 +120,13 @@ def _heading(file: Path, summary: Node | None) -> dict[str, Any]:
         "measured_on": start.text()[:10] if start is not None else None,
         "load": _load(summary) if summary is not None else Load("unknown"),
     }
+
+
+def _stopped(summary: Node) -> list[str]:
+    """Whether the run ended before it was done."""
+    cancelled, whole = summary.get("was_cancelled"), summary.get("is_complete")
+    early = (cancelled and cancelled.value is True) or (whole and whole.value is False)
+    return ["the run was stopped before it was done"] if early else []
 
 
 def _model(summary: Node) -> str | None:
@@ -199,6 +209,7 @@ def _detailed(file: Path, documents: Sequence[Node], summary: Node | None) -> Me
     if len(profiled) < len(documents):
         warm = len(documents) - len(profiled)
         notes.append(f"{warm:,} requests of the warm-up are left out")
+    notes += _stopped(summary) if summary is not None else []
     found = figures_of(records, None)
     tokens, events = int(records.output_tokens.sum()) - len(records), len(records.gaps_s)
     if events and tokens > events * 1.01:

@@ -4,9 +4,11 @@
 Facts from inference_perf/reportgen/base.py and inference_perf/apis/base.py: all times in seconds,
 of a clock that counts from any moment. TPOT is (last token − first token) / (output tokens − 1) of
 each request; ``inter_token_latency`` is over the gaps of all requests; tokens of one event share
-its time. Requests have their token times under ``info.response_metrics``, older ones under
-``info``. Tokens are counted by the client unless ``server_usage`` says what the server counted.
-There is no version in these files, and no model but in the requests.
+its time. Events without text are not recorded; those of the thinking before an answer stand in
+``reasoning_chunk_times``, if at all. Requests have their token times under
+``info.response_metrics``, older ones under ``info``. Tokens are counted by the client unless
+``server_usage`` says what the server counted. There is no version in these files, and no model but
+in the requests.
 """
 
 from __future__ import annotations
@@ -193,12 +195,20 @@ def _token_times(node: Node) -> Floats:
     return np.empty(0)
 
 
+def _thinking(node: Node) -> list[float]:
+    """When the thinking before the answer began, and infinity, which is later than any answer."""
+    response = _response(node)
+    found = response.get("reasoning_chunk_times") if response is not None else None
+    return [*(found.numbers()[:1].tolist() if found is not None else []), math.inf]
+
+
 def _record(node: Node, times: Floats) -> Record:
     start, end = node["start_time"].number(), node["end_time"].number()
     computed = node.get("computed_metrics")
     ttft = math.nan
-    if len(times) > 1:
-        ttft = float(times[0]) - start
+    output = _tokens(node, ("completion_tokens", "output_tokens"), "output_tokens")
+    if len(times) > 1 or (len(times) == 1 and output == 1):
+        ttft = min(float(times[0]), *_thinking(node)) - start
     elif computed is not None and (given := computed.get("time_to_first_token")) is not None:
         ttft = given.number()
     e2e = (float(times[-1]) if len(times) else end) - start
@@ -208,7 +218,7 @@ def _record(node: Node, times: Floats) -> Record:
     return Record(
         arrival_s=start,
         input_tokens=_tokens(node, ("prompt_tokens", "input_tokens"), "input_tokens"),
-        output_tokens=_tokens(node, ("completion_tokens", "output_tokens"), "output_tokens"),
+        output_tokens=output,
         ttft_s=ttft,
         e2e_s=e2e,
         session=session.text() if session is not None else "",
