@@ -217,7 +217,11 @@ class Metrics:
         self._changes += len(new)
         self._presence.change(new)
         now_s = self.deployment.now_s
-        values = take(self._tally, self._presence, self._work, self._gauges(), now_s, self._power_w)
+        energy_j = self._work.joules(self._presence.held_s(now_s))
+        values = take(
+            self._tally, self._presence, self._work, self._gauges(), now_s, energy_j,
+            self._power_w(now_s, energy_j),
+        )  # fmt: skip
         values["servecast:speed"] = np.array([[self.speed]])
         if self._codes:
             counts = [self._codes[code] for code in self._catalogue.codes]
@@ -237,8 +241,8 @@ class Metrics:
             kv_share[state.number] = state.kv_blocks_used / state.kv_blocks
         return Gauges(running, waiting, kv_share)
 
-    def _power_w(self, energy_j: Floats) -> Floats:
-        now_s, past = self.deployment.now_s, self._energies
+    def _power_w(self, now_s: float, energy_j: Floats) -> Floats:
+        past = self._energies
         while len(past) > 1 and past[1][0] <= now_s - _POWER_OVER_S:
             past.popleft()
         since_s, before_j = past[0]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from simulator.cli import folder
+from simulator.cli import folder, metrics_file
 from simulator.cli.output import ProgressBar, console, echo_json
 from simulator.cli.safely import INTERRUPTED
 from simulator.cli.scenarios import json_option, loaded, scenario_argument, set_option
@@ -35,6 +35,22 @@ if TYPE_CHECKING:
 )
 @click.option("--no-report", is_flag=True, help="Leave out the HTML report.")
 @click.option("--no-files", is_flag=True, help="Write no files.")
+@click.option(
+    "--openmetrics",
+    metavar="FILE",
+    help="Write the metrics that a live server would tell Prometheus, over time.",
+)
+@click.option(
+    "--metrics-step",
+    type=float,
+    metavar="SECONDS",
+    help="Simulated time from one value to the next there.  [default: 15]",
+)
+@click.option(
+    "--metrics-start",
+    metavar="TIME",
+    help="When the run began there: a date or Unix time.  [default: so that it ends now]",
+)
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -45,6 +61,9 @@ def run(
     formats: tuple[str, ...],
     no_report: bool,
     no_files: bool,
+    openmetrics: str | None,
+    metrics_step: float | None,
+    metrics_start: str | None,
 ) -> None:
     """Simulate a scenario.
 
@@ -53,6 +72,7 @@ def run(
     """
     if no_files and (out or formats):
         raise UserError("--no-files leaves nothing for --out or --format to do")
+    began = metrics_file.check(openmetrics, metrics_step, metrics_start)
     to_files = not no_files and (out is not None or not as_json)
     if to_files:
         folder.check_free(out)
@@ -71,6 +91,12 @@ def run(
             files = _save(result, saved, wanted)
         except UserError as error:  # told after the result, which would be lost otherwise
             problem = error
+    if openmetrics is not None:
+        step_s = 15.0 if metrics_step is None else metrics_step
+        try:
+            files.append(metrics_file.write(result, openmetrics, step_s, began))
+        except UserError as error:
+            problem = problem or error
     if as_json:
         echo_json(result.summary())
     else:

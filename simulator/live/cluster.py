@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -13,6 +15,7 @@ from simulator.cluster.disaggregation import Journey
 from simulator.cluster.lanes import lanes_within
 from simulator.cluster.replica import Replica
 from simulator.cluster.run import Cluster
+from simulator.cluster.slot import Attempt, Slot
 from simulator.cluster.wake import LAST, Wake
 from simulator.errors import ScenarioError
 from simulator.live.ending import Beginning, Ending, ending_of
@@ -161,10 +164,24 @@ class LiveCluster(Cluster):
 class LiveChangingCluster(LiveCluster, ChangingCluster):
     """The same where replicas come and go."""
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._times_lost: array[int] = self.requests.column(0)
+
     def _open(self) -> None:
         super()._open()
         self.over = False
         self._to_come = 1  # somebody is always still to come
+
+    def _again(self, attempt: Attempt, slot: Slot, *, restart: bool) -> Sequence:
+        self._times_lost[attempt.sequence.index] += 1
+        return super()._again(attempt, slot, restart=restart)
+
+    def progress_of(self, index: int) -> Ending:
+        """See ``LiveCluster.progress_of``."""
+        ending = super().progress_of(index)
+        # It loses its blocks in a crash as well, which is no preemption.
+        return replace(ending, preemptions=ending.preemptions - self._times_lost[index])
 
     def _expire(self, sequence: Sequence, told: Replica | Journey | None, deadline: float) -> None:
         super()._expire(sequence, told, deadline)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,12 +39,13 @@ def take(
     work: Work,
     gauges: Gauges,
     now_s: float,
-    power_w: Callable[[Floats], Floats],
+    energy_j: Floats,
+    power_w: Floats,
 ) -> Snapshot:
     """All metrics that the simulation itself knows.
 
     Args:
-        power_w: the pools' power from their energy until now, J.
+        energy_j, power_w: of each pool until now, and now. Shapes (pools,).
     """
     held_s, held, seen = presence.held_s(now_s), presence.held, presence.seen
     there = presence.there
@@ -60,11 +60,10 @@ def take(
         values[f"vllm:{name}"] = _only(counter, seen)
     for name, histogram in tally.histograms.items():
         values[f"vllm:{name}"] = np.where(seen[:, None], filled(histogram), np.nan)
-    energy_j = work.joules(held_s)
     flops, hbm = work.peaks(held)
     pools = {
         "energy_joules": energy_j,
-        "power_watts": power_w(energy_j),
+        "power_watts": power_w,
         "cost_usd": work.usd(held_s),
         "devices": work.devices(held),
         "busy_seconds": work.busy_s,

@@ -222,7 +222,7 @@ class Tally:
         more = np.where(output > 1, output - 1, np.nan)
         for name, values in (
             ("e2e_request_latency_seconds", ended.e2e_s[done]),
-            ("request_queue_time_seconds", start - ended.queued_s[done]),
+            ("request_queue_time_seconds", (ended.start_s - ended.queued_s)[done]),
             ("request_prefill_time_seconds", first - start),
             ("request_decode_time_seconds", finish - first),
             ("request_inference_time_seconds", finish - start),

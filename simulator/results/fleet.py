@@ -93,6 +93,12 @@ def response_s(deployment: ResolvedDeployment) -> float:
     return (deployment.engine.front_end.response_ms + network_ms) / 1e3
 
 
+def kv_grows(deployment: ResolvedDeployment) -> bool:
+    """Whether KV blocks are taken as tokens come, not reserved on admission."""
+    limits = deployment.limits
+    return limits.policy.kind in _GROWING and not limits.kv_reserve
+
+
 def parts_of(members: Sequence[Member], record: RunRecord, window: Window) -> list[Part]:
     """One part a group of the record, priced."""
     whole = end_of_run(record)
@@ -102,11 +108,9 @@ def parts_of(members: Sequence[Member], record: RunRecord, window: Window) -> li
         own = (
             record
             if len(record.groups) == 1
-            else _seen_by(record, group, response_s(member.deployment))
+            else seen_by(record, group, response_s(member.deployment))
         )
-        limits = member.deployment.limits
         sharing = owners.count(group.devices_of)
-        kv_grows = limits.policy.kind in _GROWING and not limits.kv_reserve
         parts.append(
             Part(
                 name=group.name,
@@ -115,7 +119,7 @@ def parts_of(members: Sequence[Member], record: RunRecord, window: Window) -> li
                 accountant=member.accountant,
                 record=own,
                 window=_counting(window, own, whole=own is record),
-                sums=totals(own, member.accountant, window, kv_grows=kv_grows),
+                sums=totals(own, member.accountant, window, kv_grows=kv_grows(member.deployment)),
                 held_s=held_s(record, group, window.start_s, window.end_s) / sharing,
                 run_held_s=held_s(record, group, 0.0, whole) / sharing,
                 sharing=sharing,
@@ -135,7 +139,7 @@ def held_s(record: RunRecord, group: Group, start_s: float, end_s: float) -> flo
     )
 
 
-def _seen_by(record: RunRecord, group: Group, back_s: float) -> RunRecord:
+def seen_by(record: RunRecord, group: Group, back_s: float) -> RunRecord:
     """The record of one group: its steps, and the times of the requests that it served, as it saw
     them. ``back_s``: from the end of a step to its tokens at the client."""
     rows = (record.steps.replica >= group.first) & (record.steps.replica < group.end)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from simulator.results.record import Accountant, RunRecord
 from simulator.results.window import Window, window_of
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import pandas as pd
 
     from simulator.results.history import History
@@ -145,6 +147,32 @@ class Result:
         from simulator.results.history import history
 
         return history(self, bins)
+
+    def openmetrics(
+        self,
+        step_s: float = 15.0,
+        start: float | datetime | None = None,
+        model_names: Mapping[str, str] | None = None,
+    ) -> Iterator[str]:
+        """What a live server with the same traffic would have told Prometheus, under the same
+        names, as text in the OpenMetrics format with timestamps, for ``promtool tsdb
+        create-blocks-from openmetrics``.
+
+        Args:
+            step_s: simulated seconds between two times; the end of the run is the last one.
+            start: when the run began, as Unix time or as a date (UTC unless it says otherwise);
+                default: so that it ends now.
+            model_names: the label ``model_name`` by pool; default: the names of the models.
+
+        Returns:
+            Pieces of the text.
+
+        Raises:
+            UserError: the step is not positive or so small that there would be too much text.
+        """
+        from simulator.monitoring.export import openmetrics
+
+        return openmetrics(self, step_s, start, model_names)
 
     def check_integrity(self) -> None:
         """Raises a ValueError if the run breaks a conservation law."""

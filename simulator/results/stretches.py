@@ -28,7 +28,7 @@ def cut_at(steps: StepTable, at_s: float) -> StepTable:
     if not across.any():
         return steps
     whole, torn = steps.select(~across), steps.select(across)
-    done = _ended_by(torn, at_s)
+    done = ended_by(torn, at_s)
     under_way = np.minimum(done + 1, torn.steps)
     parts = [whole]
     for first, last in ((np.zeros_like(done), done), (done, under_way), (under_way, torn.steps)):
@@ -38,8 +38,43 @@ def cut_at(steps: StepTable, at_s: float) -> StepTable:
     )
 
 
-def _ended_by(steps: StepTable, at_s: float) -> Ints:
-    """How many steps of each row ended at or before ``at_s``."""
+def cut_into(steps: StepTable, edges_s: Floats) -> tuple[StepTable, Ints]:
+    """The same steps, with rows split so that the steps of each end in one interval.
+
+    Args:
+        edges_s: where the intervals end, ascending; what ends after the last one counts there.
+
+    Returns:
+        Rows, by interval and start, and their intervals. Shape (parts,).
+    """
+    end_s = steps.start_s + steps.duration_s
+    first = np.searchsorted(edges_s, steps.start_s, side="right")
+    last = np.minimum(np.searchsorted(edges_s, end_s), len(edges_s) - 1)
+    inside = np.where(steps.steps > 1, np.maximum(last - first, 0), 0)
+    torn = np.flatnonzero(inside)
+    # Of a torn row as many copies as edges lie within it, and one more for what follows.
+    rows = np.repeat(torn, inside[torn] + 1)
+    place = np.arange(len(rows)) - np.repeat(
+        np.cumsum(inside[torn] + 1) - inside[torn] - 1, inside[torn] + 1
+    )
+    copies, cells = steps.select(rows), first[rows] + place
+    done = np.where(place == inside[rows], copies.steps, ended_by(copies, edges_s[cells]))
+    before = np.where(place == 0, 0, np.roll(done, 1))
+    parts, kept = _part(copies, before, done), done > before
+    whole = np.flatnonzero(inside == 0)
+    both = StepTable(
+        **{
+            f.name: np.concatenate((getattr(steps, f.name)[whole], getattr(parts, f.name)))
+            for f in fields(steps)
+        }
+    )
+    cells = np.concatenate((last[whole], cells[kept]))
+    order = np.lexsort((both.start_s, cells))
+    return both.select(order), cells[order]
+
+
+def ended_by(steps: StepTable, at_s: float | Floats) -> Ints:
+    """How many steps of each row ended at or before ``at_s``; all but one at most."""
     first, last = np.zeros_like(steps.steps), steps.steps.copy()
     while (last - first > 1).any():
         middle = (first + last) // 2

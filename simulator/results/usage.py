@@ -54,13 +54,13 @@ def scheduling_section(parts: Sequence[Part], window: Window) -> dict[str, Any]:
 
 def waiting_time_s(deployment: ResolvedDeployment, record: RunRecord, window: Window) -> float:
     """Request-seconds within the window spent in a queue before the first step, exactly."""
-    until = np.where(np.isfinite(record.start_s), record.start_s, _left_s(deployment, record))
+    until = np.where(np.isfinite(record.start_s), record.start_s, left_s(deployment, record))
     start = np.maximum(record.queued_s, window.start_s)
     waited = np.minimum(until, window.end_s) - start
     return float(np.maximum(waited[np.isfinite(waited)], 0.0).sum())
 
 
-def _left_s(deployment: ResolvedDeployment, record: RunRecord) -> Floats:
+def left_s(deployment: ResolvedDeployment, record: RunRecord) -> Floats:
     """When each request left its replica: with its last token, at the end of the step in which its
     client gave up or its replica crashed, or never before the end of the run."""
     back_s = response_s(deployment)
@@ -238,7 +238,7 @@ def littles_law(parts: Sequence[Part], record: RunRecord) -> dict[str, Any]:
     steps (L) and from the requests' own times (arrival rate λ × mean stay W). The stay runs from
     the first step to the end, so λ·W exceeds L by the time that preempted requests wait."""
     span = end_of_run(record)
-    stays = [_left_s(part.deployment, part.record) - part.record.start_s for part in parts]
+    stays = [left_s(part.deployment, part.record) - part.record.start_s for part in parts]
     stay = np.concatenate(stays)
     if record.lives is not None:  # stays that a crash ended, and that were followed by others
         stay = np.append(stay, record.lives.lost.left_s - record.lives.lost.start_s)
