@@ -45,6 +45,7 @@ _LEAST = 64
 """Tokens below which the usual sentences are not enough."""
 
 _MOST_WORDS = 512
+_MOST_TRIED = 20_000
 _WORDS_A_SENTENCE = 8
 
 Unit = tuple[str, int]
@@ -100,7 +101,7 @@ class Filler:
 
     def _from_vocabulary(self, words: list[str]) -> list[tuple[list[str], list[int]]]:
         known = []
-        for word in words:
+        for word in words[:_MOST_TRIED]:
             if self._units.behind(f" {word}") and self._units.first(word):
                 known.append(f" {word}")
                 if len(known) == _MOST_WORDS:

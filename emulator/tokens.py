@@ -100,17 +100,18 @@ def block_keys(
     Raises:
         OverflowError: a token is no such number.
     """
-    size = 8 * block_size
-    packed = memoryview(array("q", tokens)).cast("B")
+    size, first = 8 * block_size, len(known)
+    packed = memoryview(array("q", tokens[first * block_size :])).cast("B")
     if known:
         number = known[-1][0]
     else:
         secret = blake2b(salt.encode("utf-8", "surrogatepass"), digest_size=8, key=_SECRET)
         number = int.from_bytes(secret.digest(), "big")
     keys = list(known)
-    for place in range(len(known), len(tokens) // block_size):
+    for place in range(first, len(tokens) // block_size):
+        at = (place - first) * size
         chained = blake2b(number.to_bytes(8, "big"), digest_size=8)
-        chained.update(packed[place * size : (place + 1) * size])
+        chained.update(packed[at : at + size])
         number = int.from_bytes(chained.digest(), "big") >> 1
         keys.append((number, place))
     return tuple(keys)

@@ -17,7 +17,7 @@ from emulator.filler import Filler, _usual
 from emulator.tokens import block_keys, by_rule, chat_tokens, from_file
 from simulator import load_scenario
 from simulator.errors import ScenarioError, UserError
-from simulator.live import LiveDeployment
+from simulator.live import Asked, Ending, LiveDeployment
 from simulator.workload.answers import Answers as AnswerColumns
 from simulator.workload.requests import Requests
 
@@ -193,6 +193,46 @@ def test_known_keys_need_not_be_computed_again(ids: list[int], size: int, count:
 def test_salts_share_nothing() -> None:
     ids = list(range(64))
     assert not set(block_keys(ids, 16, "model")) & set(block_keys(ids, 16, "model adapter"))
+
+
+class Heard:
+    """A client that only waits for the end."""
+
+    ending: Ending
+
+    def tokens(self, count: int) -> None: ...
+
+    def ended(self, ending: Ending) -> None:
+        self.ending = ending
+
+
+def test_a_deployment_finds_what_conversations_share() -> None:
+    deployment = LiveDeployment(load_scenario("chat-8b-h100"))
+    size = deployment.block_size
+    answers = Answers(Lengths(deployment.traffic, 1), RULE)
+
+    def turn(messages: list[dict[str, object]], salt: str = "m") -> tuple[Ending, Answer]:
+        prompt = chat_tokens(messages, RULE)
+        [answer] = answers.to(prompt, Wanted(max_tokens=100, ignore_eos=True), room=1000)
+        keys = block_keys(prompt + answer.tokens, size, salt, block_keys(prompt, size, salt))
+        client = Heard()
+        deployment.send(Asked(len(prompt), len(answer.tokens), keys=keys), client)
+        deployment.advance(deployment.now_s + 100.0)
+        return client.ending, answer
+
+    system = say("system", "You are the kind voice of a shop that sells boats and nets. " * 10)
+    asked = [system, say("user", "What is there?")]
+    first, answer = turn(asked)
+    assert first.cached_tokens == 0
+    told = [*asked, say("assistant", answer.text), say("user", "And what else?")]
+    second, _ = turn(told)
+    # All but the last token of the answer has been stored.
+    assert second.cached_tokens == (first.prompt_tokens + 99) // size * size
+    other, _ = turn([system, say("user", "Who is there?")])
+    # What begins the answer has four tokens, what begins another question three of the same ones.
+    shared = len(chat_tokens([system], RULE)) - 4 + 3
+    assert other.cached_tokens == shared // size * size
+    assert turn(told, "another model")[0].cached_tokens == 0
 
 
 # --- lengths -------------------------------------------------------------------------------------
