@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -35,7 +34,7 @@ class Shelf(Generic[M]):
 
     def names(self) -> list[str]:
         """Names of all shipped profiles, sorted."""
-        return sorted(file.name.removesuffix(".yaml") for file in _yaml_files(self.package))
+        return list(_names(self.package))
 
     def load(self, name_or_path: str, base: Path | None = None) -> M:
         """A shipped profile by name or alias, or a file by path (relative to ``base``).
@@ -88,8 +87,10 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _yaml_files(package: str) -> list[Traversable]:
-    return [file for file in files(package).iterdir() if file.name.endswith(".yaml")]
+@lru_cache(maxsize=16)
+def _names(package: str) -> tuple[str, ...]:
+    found = (file.name for file in files(package).iterdir())
+    return tuple(sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml")))
 
 
 @lru_cache(maxsize=256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,24 @@ def load_model(name_or_path: str, base: Path | None = None) -> ModelSpec:
         UnknownNameError: neither a preset nor a path; names the closest presets.
         UserError: the file is not there or does not describe a model that can be read.
     """
+    preset = preset_file(name_or_path)
+    if preset is not None:
+        return _preset_spec(preset)
     return load_decoder(name_or_path, base).spec
+
+
+@lru_cache(maxsize=256)
+def _preset_spec(file: Path) -> ModelSpec:
+    """Of a preset; read once, for searches ask for the same model again and again."""
+    return _preset(file).spec
+
+
+def _preset(file: Path) -> Decoder:
+    from simulator.models.huggingface import parse_decoder, parse_json
+
+    text = file.read_text(encoding="utf-8")
+    name = file.name.removesuffix(".json")
+    return parse_decoder(parse_json(text, str(file)), name, str(file), text)
 
 
 def load_decoder(name_or_path: str, base: Path | None = None) -> Decoder:
@@ -43,14 +61,12 @@ def load_decoder(name_or_path: str, base: Path | None = None) -> Decoder:
     Raises:
         UnknownNameError, UserError: see `load_model`.
     """
-    from simulator.models.huggingface import parse_decoder, parse_json, read_config
+    from simulator.models.huggingface import read_config
     from simulator.paths import expanded, is_there
 
     preset = preset_file(name_or_path)
     if preset is not None:
-        text = preset.read_text(encoding="utf-8")
-        name = preset.name.removesuffix(".json")
-        return parse_decoder(parse_json(text, str(preset)), name, str(preset), text)
+        return _preset(preset)
     path = (base or Path()) / expanded(name_or_path)
     if name_or_path and is_there(path):
         return read_config(path)
