@@ -197,6 +197,16 @@ def test_requests_that_the_deployment_refuses_are_told(tmp_path: Path) -> None:
     assert found.replayed.endswith("The simulation answers 59 of them.")
 
 
+def test_a_prefix_cache_that_the_prediction_does_not_know_is_told(tmp_path: Path) -> None:
+    report = json.loads((CLIENTS / "guidellm-0.8.1.json").read_text())
+    for share, said in ((0, ""), (1, "The server had 100.0% of their prompt tokens in its prefix")):
+        for request in report["benchmarks"][0]["requests"]["successful"]:
+            request["cached_tokens"] = share * request["prompt_tokens"]
+        found = beside(run_of(tmp_path, report), scenario(arrivals={"kind": "burst"}))
+        assert said in found.replayed
+        assert ("prefix cache" in found.replayed) == bool(share)
+
+
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     served = scenario(arrivals={"kind": "burst"})
     run = read_measurements(CLIENTS / "vllm-appended.json")[0]

@@ -263,6 +263,27 @@ def test_a_run_of_aiperf_that_was_stopped_says_so(tmp_path: Path) -> None:
         assert run.notes[0] == "the run was stopped before it was done"
 
 
+def test_what_the_server_had_cached_is_told(tmp_path: Path) -> None:
+    requests = loaded("inference-perf-requests.json")
+    assert one("inference-perf-requests.json").to_dict()["cached_share_of_prompts"] is None
+    usage = requests[0]["info"]["response_metrics"]["server_usage"]
+    usage["prompt_tokens_details"] = {"cached_tokens": 7}
+    (run,) = read_measurements(written(tmp_path, requests))
+    assert run.to_dict()["cached_share_of_prompts"] == 0.5  # of the one request that says it
+    report = loaded("guidellm-0.8.1.json")
+    for request in report["benchmarks"][0]["requests"]["successful"]:
+        request["cached_tokens"] = request["prompt_tokens"]
+    (run,) = read_measurements(written(tmp_path, report))
+    assert run.to_dict()["cached_share_of_prompts"] == 1.0
+    told = simulate(str(tmp_path / "result.json"))
+    assert "100.0% of prompt tokens came out of the server's prefix cache" in told.output
+    lines = (CLIENTS / "aiperf-0.13.0" / "profile_export.jsonl").read_text().splitlines()
+    record = json.loads(lines[0])
+    record["metrics"]["usage_prompt_cache_read_tokens"] = {"value": 0, "unit": "tokens"}
+    (run,) = read_measurements(written(tmp_path, record, "one.jsonl"))
+    assert run.to_dict()["cached_share_of_prompts"] == 0.0
+
+
 # --- without streaming ---------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from simulator.cluster import Progress
 from simulator.errors import UserError
 from simulator.measured import Lengths, Load, MeasuredRun, Records
 from simulator.measured.trace import lengths_text, trace_text
+from simulator.results.format import percent
 from simulator.scenario.dump import compact
 from simulator.workload.requests import Requests
 
@@ -27,6 +28,10 @@ METRICS = (
     Metric("throughput.requests_per_s", "Requests", "1/s"),
     Metric("throughput.output_tokens_per_s", "Output tokens", "1/s"),
 )  # fmt: skip
+
+
+_HARDLY = 0.005
+"""So small a share of cached prompt tokens changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +103,21 @@ def beside(
         summary["requests"]["all_by_outcome"]["completed"],
         summary["requests"]["total"],
     )
-    said = way.said
+    said = way.said + _cached(run)
     if answered < sent:
         said += f" The simulation answers {answered:,} of them."
     return Beside(run, replayed, said, _figures(run, summary), answered)
+
+
+def _cached(run: MeasuredRun) -> str:
+    """What the server found in its prefix cache, which nobody can predict from lengths."""
+    share = run.records.cached_share if run.records is not None else None
+    if share is None or share < _HARDLY:
+        return ""
+    return (
+        f" The server had {percent(share)} of their prompt tokens in its prefix cache; the "
+        "prediction computes them all, as the file does not say which prompts share a beginning."
+    )
 
 
 def _figures(run: MeasuredRun, predicted: dict[str, Any]) -> tuple[Figure, ...]:

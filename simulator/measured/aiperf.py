@@ -254,6 +254,7 @@ def _record(node: Node) -> Record:
     if ttft > e2e * (1 + 1e-9):
         raise node.error("its first token came after its last one")
     conversation = metadata.get("x_correlation_id")
+    cached = metrics.get("usage_prompt_cache_read_tokens")
     return Record(
         arrival_s=metadata["request_start_ns"].number() * 1e-9,
         input_tokens=_tokens(metrics, "usage_prompt_tokens", "input_sequence_length"),
@@ -261,6 +262,7 @@ def _record(node: Node) -> Record:
         ttft_s=ttft,
         e2e_s=e2e,
         session=conversation.text() if conversation is not None else "",
+        cached_tokens=cached["value"].number() if cached is not None else math.nan,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simulator.measured.runs import LATENCIES, STATISTICS, Lengths, MeasuredRun
-from simulator.results.format import NOTHING, duration, milliseconds, number
+from simulator.results.format import NOTHING, duration, milliseconds, number, percent
 
 TITLES = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "itl_ms": "ITL", "e2e_ms": "E2E"}
 
@@ -33,6 +33,7 @@ def facts(run: MeasuredRun) -> list[list[str]]:
         ["load", run.load.text],
         ["requests", f"{run.completed:,} answered{failed}{lasted}"],
         ["tokens", f"{_length(run.inputs)} of a prompt, {_length(run.outputs)} of an answer"],
+        *_cached(run),
         ["throughput", ", ".join(rates) or NOTHING],
         ["records", _records(run)],
     ]
@@ -57,6 +58,12 @@ def _length(lengths: Lengths | None) -> str:
         return "unknown number"
     spread = "" if not lengths.std else f" ± {number(lengths.std)}"
     return f"{number(lengths.mean)}{spread}"
+
+
+def _cached(run: MeasuredRun) -> list[list[str]]:
+    share = run.records.cached_share if run.records is not None else None
+    said = f"{percent(share)} of prompt tokens came out of the server's prefix cache"
+    return [] if share is None else [["cached", said]]
 
 
 def _records(run: MeasuredRun) -> str:

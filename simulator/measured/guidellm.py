@@ -220,6 +220,7 @@ def _record(item: Node) -> Record:
         raise item.error("its times are out of order: sent, first token, last token")
     conversation = item.at("info", "conversation_id")
     prompt, output = item.get("prompt_tokens"), item.get("output_tokens")
+    cached = item.get("cached_tokens")
     return Record(
         arrival_s=start,
         input_tokens=prompt.count() if prompt is not None else 0,
@@ -227,4 +228,5 @@ def _record(item: Node) -> Record:
         ttft_s=ttft,
         e2e_s=e2e,
         session=conversation.text() if conversation is not None else "",
+        cached_tokens=cached.number() if cached is not None else math.nan,
     )

@@ -215,6 +215,12 @@ def _record(node: Node, times: Floats) -> Record:
     if e2e < 0.0 or ttft < 0.0 or ttft > e2e:
         raise node.error("its times are out of order: sent, first token, last token")
     session = node.get("session_id")
+    response = _response(node)
+    cached = (
+        response.at("server_usage", "prompt_tokens_details", "cached_tokens")
+        if response is not None
+        else None
+    )
     return Record(
         arrival_s=start,
         input_tokens=_tokens(node, ("prompt_tokens", "input_tokens"), "input_tokens"),
@@ -222,6 +228,7 @@ def _record(node: Node, times: Floats) -> Record:
         ttft_s=ttft,
         e2e_s=e2e,
         session=session.text() if session is not None else "",
+        cached_tokens=cached.number() if cached is not None else math.nan,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -36,6 +37,7 @@ class Record(NamedTuple):
     ttft_s: float
     e2e_s: float
     session: str = ""
+    cached_tokens: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Records:
         ttft_s: (n,) nan where no first token was seen on its own.
         e2e_s: (n,) from sending to the last token.
         session: (n,) number of the conversation, -1 for none.
+        cached_tokens: (n,) prompt tokens that the server found in its prefix cache; nan where it
+            did not say.
         gaps_s: gaps between streamed events, of all requests; empty where the file has none.
     """
 
@@ -58,6 +62,7 @@ class Records:
     ttft_s: Floats
     e2e_s: Floats
     session: Ints
+    cached_tokens: Floats
     gaps_s: Floats
 
     def __len__(self) -> int:
@@ -68,6 +73,13 @@ class Records:
         """(n,) (E2E − TTFT) / (output tokens − 1); nan for a single token."""
         more = np.where(self.output_tokens > 1, self.output_tokens - 1.0, np.nan)
         return np.asarray((self.e2e_s - self.ttft_s) / more, dtype=np.float64)
+
+    @property
+    def cached_share(self) -> float | None:
+        """Of the prompt tokens of requests whose server said it; None where none did."""
+        known = np.isfinite(self.cached_tokens)
+        total = int(self.input_tokens[known].sum())
+        return float(self.cached_tokens[known].sum()) / total if total else None
 
     @property
     def span_s(self) -> float | None:
@@ -187,6 +199,7 @@ class MeasuredRun:
                 "requests_per_s": self.requests_per_s,
                 "output_tokens_per_s": self.output_tokens_per_s,
             },
+            "cached_share_of_prompts": self.records.cached_share if self.records else None,
             "records": None if self.records is None else len(self.records),
             "arrivals": self.records is not None and self.records.arrival_s is not None,
             "definitions": list(self.definitions),
@@ -229,6 +242,7 @@ def records_of(
             ttft_s=np.array(columns[3], dtype=np.float64),
             e2e_s=np.array(columns[4], dtype=np.float64),
             session=_sessions(columns[5]),
+            cached_tokens=np.array(columns[6], dtype=np.float64),
             gaps_s=gaps_s,
         ),
         notes,
