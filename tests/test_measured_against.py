@@ -230,6 +230,16 @@ def test_the_example_is_within_its_interval() -> None:
         assert abs(figure.error_pct or 0.0) < 8, figure.metric.title
 
 
+def test_the_emulator_gives_what_is_predicted_but_for_the_sockets() -> None:
+    """The file holds what one version of the profiles predicted: where a new fit moves predictions
+    by more than this, measure it again."""
+    (run,) = read_measurements(EXAMPLE.with_name("emulator-guidellm.json.gz"))
+    found = beside(run, simulator.load_scenario("chat-8b-h100"))
+    for figure in found.figures:
+        limit = 25 if figure.metric.title.startswith("TTFT") else 5
+        assert figure.error_pct == pytest.approx(0, abs=limit), figure.metric.title
+
+
 # --- rows of datasets ----------------------------------------------------------------------------
 
 
