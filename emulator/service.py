@@ -17,6 +17,7 @@ from emulator.errors import ApiError, internal, leaving, wrong_value
 from emulator.metrics import Metrics
 from emulator.names import Names, Served, Sessions
 from emulator.options import Options
+from emulator.recording import Recording
 from emulator.replies import Reply, Told
 from emulator.schema import (
     MOST_CHOICES,
@@ -56,6 +57,7 @@ class Service:
         deployment: what is served.
         options: how clients are treated.
         tokenizer: of prompts; default: by rule.
+        recording: hears of every request; None: nobody does.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Service:
         deployment: LiveDeployment,
         options: Options | None = None,
         tokenizer: Tokenizer | None = None,
+        recording: Recording | None = None,
     ) -> None:
         self.deployment = deployment
         self.options = options or Options()
@@ -79,6 +82,7 @@ class Service:
         self._answers = Answers(lengths, self.tokenizer)
         self._sessions = Sessions()
         self._replies: set[Reply] = set()
+        self._recording = recording
         self._epoch = 0
         # By class: lengths of prompt and answer that fit together.
         self._fits: dict[int, tuple[int, int]] = {}
@@ -165,6 +169,9 @@ class Service:
         except RuntimeError:
             self._replies.discard(reply)
             raise internal() from None
+        if self._recording is not None:
+            for asked, _ in requests:
+                self._recording.sent(self.deployment.now_s, asked)
         return head, reply
 
     def _asked(

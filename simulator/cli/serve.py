@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +62,11 @@ CURL = (
     help="A tokenizer.json by which texts are counted.  [default: by a rule]",
 )
 @click.option(
+    "--record",
+    metavar="FILE",
+    help="Write the requests that come as a trace of JSON lines, to simulate the same again.",
+)
+@click.option(
     "--max-body-mb", type=click.IntRange(1, 1024), default=16, show_default=True, metavar="N"
 )
 @click.option(
@@ -91,6 +97,7 @@ def serve(
     api_key: str | None,
     names: tuple[str, ...],
     tokenizer: str | None,
+    record: str | None,
     max_body_mb: int,
     max_connections: int,
     client_timeout_s: float,
@@ -111,6 +118,7 @@ def serve(
     if any(not name for name in names):
         raise UserError("a name is empty", where="--served-model-name")
     from emulator.options import Options
+    from emulator.recording import Recording
     from emulator.service import Service
     from emulator.tokens import by_rule, from_file
     from simulator.cli.listening import LOOPBACK, OWN_NAMES
@@ -129,8 +137,12 @@ def serve(
     )
     with loaded(file, overrides) as scenario:
         counted = from_file(Path(tokenizer)) if tokenizer else by_rule()
-        service = Service(LiveDeployment(scenario), options, counted)
-        _run(service, scenario, host, port)
+        deployment = LiveDeployment(scenario)
+        with ExitStack() as stack:
+            recording = None
+            if record is not None:
+                recording = stack.enter_context(Recording(Path(record), deployment.classes))
+            _run(Service(deployment, options, counted, recording), scenario, host, port)
 
 
 def _run(service: Service, scenario: Scenario, host: str, port: int) -> None:

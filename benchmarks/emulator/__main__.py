@@ -1,0 +1,127 @@
+"""What the emulator bears on this machine.
+
+    python -m benchmarks.emulator [--streams 100,200,500] [--requests 100000]
+
+Two tables. The first: so many streams at once in real time, a server of its own for each row; what
+the clients saw beside ``simulate()`` of the same arrivals. The last row that agrees (5% + 3 ms) is
+the host's limit. The second: short requests one after another at many times real time, and the
+memory of the server as they go by. Needs Linux (/proc) and the ``serve`` extra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.emulator.agreement import compared, predicted_times
+from benchmarks.emulator.served import Served, served
+from benchmarks.emulator.streams import Bodies, Seen, steady, wave
+
+SCENARIO = "chat-8b-h100"
+PROMPT, OUTPUT = 64, 300
+RAMP_S = 1.0
+"""The streams of a row begin within so much time."""
+
+SHORT_PROMPT, SHORT_OUTPUT = 32, 4
+WIDTH = 64
+"""Short requests in flight."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--streams", default="50,100,200,350,500,750", help="rows; empty: none")
+    parser.add_argument("--output", type=int, default=OUTPUT, help="tokens of a stream")
+    parser.add_argument("--requests", type=int, default=100_000, help="short ones; 0: none")
+    parser.add_argument("--speed", type=float, default=20.0, help="of the clock for short ones")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if asked.streams:
+            limits([int(n) for n in asked.streams.split(",")], asked.output, Path(folder))
+        if asked.requests:
+            memory(asked.requests, asked.speed, Path(folder))
+
+
+def limits(rows: list[int], output: int, folder: Path) -> None:
+    """Streams at once, and what their clients see."""
+    print(f"{SCENARIO}: streams at once, {PROMPT} tokens in, {output} out, in real time")
+    print(
+        "streams   tokens/s       TTFT p50        TTFT p99        TPOT p50        TPOT p99   agrees"
+        "   server   client"
+    )
+    print(" " * 20 + 4 * "  seen  simul." + "            busy     busy")
+    for streams in rows:
+        print(limit(streams, output, folder), flush=True)
+
+
+def limit(streams: int, output: int, folder: Path) -> str:
+    """One row."""
+    seen = [Seen(PROMPT, output) for _ in range(streams)]
+    at_s = np.linspace(0.0, RAMP_S, streams, endpoint=False)
+    with served([SCENARIO], folder / "server.log") as server:
+        began, busy, own = time.perf_counter(), server.busy_s, time.process_time()
+        asyncio.run(wave(bodies(server), seen, at_s.tolist()))
+        took = time.perf_counter() - began
+        shares = (server.busy_s - busy) / took, (time.process_time() - own) / took
+    check(seen)
+    first = min(request.sent_s for request in seen)
+    trace = folder / "trace.csv"
+    rows = "".join(f"{r.sent_s - first:.9f},{r.prompt_tokens},{r.output_tokens}\n" for r in seen)
+    trace.write_text("arrival_s,input_tokens,output_tokens\n" + rows)
+    measured = {
+        "ttft_ms": np.array([1e3 * (r.first_s - r.sent_s) for r in seen]),
+        "tpot_ms": np.array([1e3 * (r.last_s - r.first_s) / (r.tokens - 1) for r in seen]),
+    }
+    lines = compared(measured, predicted_times(SCENARIO, [], trace))
+    by_name = {(line.metric, line.statistic): line for line in lines}
+    at_once = 1e3 * streams / by_name["tpot_ms", "p50"].measured
+    figures = "".join(f"{line.measured:9.1f}{line.predicted:7.1f}" for line in lines)
+    agrees = "yes" if all(line.agrees for line in lines) else "no"
+    return (
+        f"{streams:7d}{at_once:11,.0f}{figures}{agrees:>9}"
+        f"{100 * shares[0]:8.0f}%{100 * shares[1]:8.0f}%"
+    )
+
+
+def memory(requests: int, speed: float, folder: Path) -> None:
+    """Resident memory of the server while short requests go by."""
+    marks = sorted({requests // 10, requests // 2, requests})
+    lengths = f"{SHORT_PROMPT} tokens in, {SHORT_OUTPUT} out"
+    print(f"\n{SCENARIO}: {requests:,} requests, {lengths}, {WIDTH} at once, --speed {speed:g}")
+    print("requests   server's memory   requests/s")
+    over, began = 0, time.perf_counter()
+    with served([SCENARIO, "--speed", str(speed)], folder / "server.log") as server:
+        print(f"{0:8,d}{server.memory_mb:15.1f} MB")
+
+        def after(request: Seen) -> None:
+            nonlocal over
+            check([request])
+            over += 1
+            if over in marks:
+                rate = over / (time.perf_counter() - began)
+                print(f"{over:8,d}{server.memory_mb:15.1f} MB{rate:13,.0f}", flush=True)
+
+        short = (Seen(SHORT_PROMPT, SHORT_OUTPUT) for _ in range(requests))
+        asyncio.run(steady(bodies(server), WIDTH, short, after))
+
+
+def bodies(server: Served) -> Bodies:
+    """Requests for the model that is served."""
+    models = json.loads(server.get("/v1/models"))
+    return Bodies(models["data"][0]["id"], server.port)
+
+
+def check(seen: list[Seen]) -> None:
+    """No stream lost, every token counted."""
+    for request in seen:
+        if not request.whole or request.tokens != request.output_tokens:
+            raise SystemExit(f"a stream is not whole: {request}")
+
+
+if __name__ == "__main__":
+    main()
