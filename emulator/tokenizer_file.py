@@ -20,6 +20,9 @@ _MOST_BYTES = 128 << 20
 _WORD_STARTS = "Ġ▁"
 """What vocabularies write for the space before a word."""
 
+_HARD = "the qzx 中 \U0001f600 \u0301 " + "the" * 1000
+"""What vocabularies may lack, which some tokenizers are not prepared for."""
+
 _MOST_IDS = 1 << 32
 """The package takes no number beyond."""
 
@@ -143,6 +146,7 @@ def read_tokenizer(path: Path) -> FileTokenizer:
         ) from None
     try:
         cutter = Cutter.from_str(file.read_text(encoding="utf-8"))
+        cutter.encode(_HARD)
     except Exception as error:  # the package raises this very class
         raise UserError(
             f"is no tokenizer that the package tokenizers reads ({_short(error)})",

@@ -164,6 +164,10 @@ def broken(folder: Path, content: str | None) -> Path:
         (None, "there is no such file; give the tokenizer.json of a model, or the folder it is in"),
         ("{", "is no tokenizer that the package tokenizers reads"),
         (json.dumps({"model_type": "llama"}), "is no tokenizer that the package tokenizers reads"),
+        (
+            '{"version": "1.0", "added_tokens": [], "model": {"type": "WordPiece", "vocab": {"the": 0}, "unk_token": "?", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}}',
+            "is no tokenizer that the package tokenizers reads (WordPiece error: Missing [UNK]",
+        ),
         ("\0\0", "is no tokenizer that the package tokenizers reads"),
     ],
 )
