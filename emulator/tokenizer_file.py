@@ -33,7 +33,7 @@ class FileTokenizer:
     """A tokenizer as the package ``tokenizers`` reads it.
 
     Args:
-        cutter: the package's.
+        cutter: the package's, which cuts whole texts.
         name: what is told to the user.
         render: the model's chat template, if it has one.
     """
@@ -42,8 +42,6 @@ class FileTokenizer:
         self.name = name
         self._render = render
         self._cutter = cutter
-        cutter.no_truncation()
-        cutter.no_padding()
         self._marks = cutter.token_to_id(_START) is not None
 
     def _cut(self, text: str, special: bool) -> list[int]:
@@ -146,6 +144,8 @@ def read_tokenizer(path: Path) -> FileTokenizer:
         ) from None
     try:
         cutter = Cutter.from_str(file.read_text(encoding="utf-8"))
+        cutter.no_truncation()
+        cutter.no_padding()
         cutter.encode(_HARD)
     except Exception as error:  # the package raises this very class
         raise UserError(
