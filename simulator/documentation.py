@@ -4,6 +4,7 @@
 - ``docs/features.md``, from the rows of ``simulator/features``;
 - the table of figures in ``docs/results.md``, from their definitions;
 - the keys of a plan in ``docs/planning.md``, from its models;
+- the table of metrics in ``docs/monitoring.md``, from their definitions;
 - what follows a command in the ``console`` blocks of ``README.md`` and ``docs/*.md``, from running
   the command.
 
@@ -24,6 +25,7 @@ from typing import IO
 
 from simulator.cli import cli
 from simulator.features.page import features_page
+from simulator.monitoring.reference import metrics_table
 from simulator.planner.reference import plan_keys
 from simulator.results.definitions import DEFINITIONS, WINDOW
 from simulator.scenario.reference import reference
@@ -57,6 +59,8 @@ def current(page: Path, root: Path) -> str:
         text = _with_part(text, _figures())
     if page.name == "planning.md":
         text = _with_part(text, plan_keys())
+    if page.name == "monitoring.md":
+        text = _with_part(text, metrics_table())
     return _with_output(text, root.resolve())
 
 

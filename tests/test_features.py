@@ -167,6 +167,9 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "Phases and limits": (
         r"separate rooflines", r"which resource binds", r"turns compute-bound",
     ),
+    "Monitoring": (
+        r"Prometheus", r"Grafana dashboard", r"alerts", r"live emulator", r"from a simulation",
+    ),
     "Planning": (
         r"what-if", r"side-by-side", r"sweep", r"highest rate", r"fewest GPUs", r"Pareto", r"headroom", r"failures", r"growth",
         r"on demand", r"reserved", r"spot", r"power cap", r"recommendation", r"reason", r"vLLM", r"SGLang", r"TensorRT-LLM",

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from click.testing import Result as Invoked
+from emulator_rig import served
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
@@ -376,6 +377,24 @@ def test_every_metric_is_told() -> None:
             assert tuple(sorted(label for label, _ in key)) == tuple(sorted(family.labels))
     accepted = total(drafts, "vllm:spec_decode_num_accepted_tokens_total")
     assert 0 < accepted < total(drafts, "vllm:spec_decode_num_draft_tokens_total")
+
+
+def test_a_scrape_of_an_idle_server_is_of_now() -> None:
+    """Time passes, and devices cost, where nobody asks for anything."""
+    with served(speed=1000.0) as rig:
+        found = []
+        for _ in range(2):
+            answer = rig.get("/metrics", {"Accept": "application/openmetrics-text"})
+            assert answer.headers["content-type"].startswith("application/openmetrics-text")
+            found.append(samples(answer.body.decode()))
+            time.sleep(0.01)
+        for name in (
+            "servecast:simulated_seconds_total",
+            "servecast:cost_usd_total",
+            "servecast:energy_joules_total",
+        ):
+            assert total(found[1], name) > total(found[0], name)
+        assert total(found[1], "servecast:speed") == 1000.0
 
 
 def test_gauges_are_those_of_the_moment() -> None:

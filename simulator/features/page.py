@@ -20,16 +20,9 @@ value; `workload.classes.slo` means the key in any element of a list; a key in i
 """
 
 
-_NOT_THERE = """\
-## What is not there
-
-- Monitoring: a live emulator with Prometheus metrics, a Grafana dashboard and alerts.
-"""
-
-
 def features_page() -> str:
     """The whole page."""
-    return "\n".join([_INTRO, *_sections(), _NOT_THERE])
+    return "\n".join([_INTRO, *_sections()])
 
 
 def _sections() -> Iterator[str]:

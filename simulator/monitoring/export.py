@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from simulator.errors import UserError
-from simulator.monitoring.exposition import head
+from simulator.monitoring.exposition import head, printable
 from simulator.monitoring.families import FAMILIES
 from simulator.monitoring.fleet import Fleet
 from simulator.monitoring.replay import replay
@@ -111,7 +111,7 @@ def _written(result: Result, fleet: Fleet, edges_s: Floats, epoch_s: float) -> I
             there = np.flatnonzero(~np.isnan(values[:, 0]))
             parts += [
                 (line % tuple(row)).replace("\n", stamps[at])
-                for at, row in zip(there.tolist(), values[there].tolist(), strict=True)
+                for at, row in zip(there.tolist(), printable(family, values[there]), strict=True)
             ]
         if parts:
             yield head(family, openmetrics=True)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+import numpy as np
+
 from simulator.monitoring.families import Family
+from simulator.workload.requests import Floats
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -34,10 +39,21 @@ def sample_format(family: Family, labels: dict[str, str], bounds: tuple[float, .
     if family.kind != "histogram":
         return f"{name}{'_total' if family.kind == 'counter' else ''}{text} %r\n"
     lines = [
-        f"{name}_bucket{_safe(labels_text(labels | {'le': number(bound)}))} %d.0\n"
+        f"{name}_bucket{_safe(labels_text(labels | {'le': number(bound)}))} %s.0\n"
         for bound in (*bounds, float("inf"))
     ]
-    return "".join(lines) + f"{name}_count{text} %d.0\n{name}_sum{text} %r\n"
+    return "".join(lines) + f"{name}_count{text} %s.0\n{name}_sum{text} %r\n"
+
+
+def printable(family: Family, table: Floats) -> list[list[float]]:
+    """Rows of a snapshot's table as ``sample_format`` takes them: counts as whole numbers, which
+    print three times as fast as floats."""
+    if family.kind != "histogram":
+        return cast("list[list[float]]", table.tolist())
+    rows: list[list[float]] = table[:, :-1].astype(np.int64).tolist()
+    for row, total in zip(rows, table[:, -1].tolist(), strict=True):
+        row.append(total)
+    return rows
 
 
 def number(value: float) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
-from simulator.monitoring.exposition import head, sample_format
+from simulator.monitoring.exposition import head, printable, sample_format
 from simulator.monitoring.families import FAMILIES, OUTCOMES, REASONS, SOURCES, Family
 from simulator.monitoring.fleet import Fleet
 from simulator.monitoring.meters import STATE_NAMES, Presence, Work
@@ -118,7 +119,8 @@ class Catalogue:
             lines = self._format(family, present)
             if lines:
                 parts.append(head(family, openmetrics=openmetrics))
-                parts.append(lines % tuple(table[present].ravel().tolist()))
+                rows = printable(family, table[present])
+                parts.append(lines % tuple(chain.from_iterable(rows)))
         if openmetrics:
             parts.append("# EOF\n")
         return "".join(parts)
