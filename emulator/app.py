@@ -117,11 +117,11 @@ class _Endpoints:
 
     async def tokenize(self, request: Request) -> Response:
         body = parse(TokenizeRequest, await self._body(request))
-        return _json(await self._service.tokenize(body))
+        return _json(await self._service.texts.tokenize(body))
 
     async def detokenize(self, request: Request) -> Response:
         body = parse(DetokenizeRequest, await self._body(request))
-        return _json(await self._service.detokenize(body))
+        return _json(await self._service.texts.detokenize(body))
 
     async def reset_prefix_cache(self, request: Request) -> Response:
         self._service.reset_prefix_cache()

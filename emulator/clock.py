@@ -47,7 +47,7 @@ class Clock:
         """Time begins, in the running event loop."""
         self.loop = asyncio.get_running_loop()
         self._start = monotonic() - self.deployment.now_s / self.speed
-        self._arm()
+        self.arm()
 
     def stop(self) -> None:
         """Time ends."""
@@ -65,13 +65,13 @@ class Clock:
         """Clients send requests, all at this moment; see ``LiveDeployment.send``."""
         self.catch_up()
         numbers = [self.deployment.send(asked, listener) for asked, listener in requests]
-        self._arm()
+        self.arm()
         return numbers
 
     def cancel(self, number: int) -> None:
         """Its client gives up at the moment up to which ``catch_up`` let things happen."""
         self.deployment.cancel(number)
-        self._arm()
+        self.arm()
 
     def catch_up(self) -> None:
         """Lets all happen that is due, so that what comes next comes at its time.
@@ -87,7 +87,8 @@ class Clock:
             self._fail(error)
             raise
 
-    def _arm(self) -> None:
+    def arm(self) -> None:
+        """Looks anew when something happens next; whoever changes the deployment calls it."""
         due = self.deployment.next_s
         if self._timer is not None:
             if due == self._due:
@@ -122,7 +123,7 @@ class Clock:
         # The clients that were told get their bytes in the loop's next turn, before this call.
         if due <= now:
             self.loop.call_soon(self._measure, self._start + due / self.speed)
-        self._arm()
+        self.arm()
 
     def _measure(self, due: float) -> None:
         now = monotonic()

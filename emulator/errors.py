@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from math import ceil
 
 
 @dataclass(eq=False)
@@ -43,6 +44,11 @@ def wrong_value(message: str, param: str | None, code: str | None = "invalid_val
     return ApiError(400, message, code, param)
 
 
+def too_long(message: str, param: str | None) -> ApiError:
+    """A request that can never fit."""
+    return ApiError(400, message, "context_length_exceeded", param)
+
+
 def not_emulated(param: str, why: str) -> ApiError:
     """A field would change the answer in a way that a simulation has no answer for."""
     return ApiError(400, f"'{param}' is not emulated: {why}", "unsupported_value", param)
@@ -66,6 +72,16 @@ def crashed() -> ApiError:
         503, "The replica that served this request has crashed.", "replica_failed",
         kind="server_error",
     )  # fmt: skip
+
+
+def wanted_error(status: int, retry_after_s: float | None) -> ApiError:
+    """A fault that was asked for, by a header or by the schedule."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    code = "server_error" if status >= 500 else "bad_request"
+    if status == 429:
+        kind, code = "requests", "rate_limit_exceeded"
+    headers = {} if retry_after_s is None else {"Retry-After": f"{ceil(retry_after_s)}"}
+    return ApiError(status, "This error is a fault on demand.", code, kind=kind, headers=headers)
 
 
 def leaving() -> ApiError:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from emulator.answers import Answer
 from emulator.clock import Clock
+from emulator.disturbed import Disturbed
 from emulator.errors import ApiError, crashed, rejected
-from simulator.live import Asked, Ending
+from emulator.faults import RequestFault
+from simulator.live import Asked, Ending, Listener
 
 
 class Choice:
@@ -23,10 +25,11 @@ class Choice:
     Attributes:
         heard: tokens that have come.
         told: tokens that were sent on.
-        ending: how it went; None: it is under way.
+        ending: how it went, as far as the client may know; None: it is under way.
+        real: how it went, where a fault holds back that it is over.
     """
 
-    __slots__ = ("answer", "ending", "heard", "index", "number", "reply", "told")
+    __slots__ = ("answer", "ending", "heard", "index", "number", "real", "reply", "told")
 
     def __init__(self, reply: Reply, index: int, answer: Answer) -> None:
         self.reply = reply
@@ -36,6 +39,7 @@ class Choice:
         self.heard = 0
         self.told = 0
         self.ending: Ending | None = None
+        self.real: Ending | None = None
 
     def tokens(self, count: int) -> None:
         """See ``Listener``."""
@@ -47,6 +51,20 @@ class Choice:
         """See ``Listener``."""
         self.ending = ending
         self.reply.one_ended(self)
+
+
+class Watched:
+    """Hears of an answer whose way to the client is disturbed (``simulator.live.Listener``)."""
+
+    def __init__(self, choice: Choice, disturbed: Disturbed) -> None:
+        self._choice = choice
+        self._around = disturbed.around(choice)
+        self.tokens = self._around.tokens
+
+    def ended(self, ending: Ending) -> None:
+        """See ``Listener``."""
+        self._choice.real = ending
+        self._around.ended(ending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +82,7 @@ class Reply:
 
     Args:
         clock: of the deployment.
+        answers: to each prompt.
         each_token: wake with every token, not with the last answer's end alone.
         on_end: told of each answer's end, once.
 
@@ -71,26 +90,39 @@ class Reply:
         choices: the answers.
         error: why there will be no more; None: nothing is wrong.
         gone: the client has left.
+        cut_off: the connection is to be cut.
     """
 
-    def __init__(self, clock: Clock, each_token: bool, on_end: Callable[[Told], None]) -> None:
+    def __init__(
+        self, clock: Clock, answers: int, each_token: bool, on_end: Callable[[Told], None]
+    ) -> None:
         self.choices: list[Choice] = []
+        self.answers = answers
         self.each_token = each_token
         self.error: ApiError | None = None
-        self.gone = False
+        self.gone = self.cut_off = False
         self._clock = clock
         self._on_end = on_end
         self._open = 0
         self._news = False
         self._waiter: asyncio.Future[None] | None = None
 
-    def send(self, requests: list[tuple[Asked, Answer]]) -> None:
-        """The requests go to the deployment, all at this moment."""
+    def send(self, requests: list[tuple[Asked, Answer]], fault: RequestFault | None = None) -> None:
+        """The requests go to the deployment, all at this moment; ``fault``: what goes wrong with
+        the answers on their way back."""
         self.choices = [Choice(self, index, answer) for index, (_, answer) in enumerate(requests)]
         self._open = len(requests)
-        sent = [(asked, choice) for (asked, _), choice in zip(requests, self.choices, strict=True)]
+        listeners: list[Listener] = list(self.choices)
+        if fault is not None:
+            disturbed = Disturbed(fault, self._clock.deployment, self._cut)
+            listeners = [Watched(choice, disturbed) for choice in self.choices]
+        sent = [(asked, who) for (asked, _), who in zip(requests, listeners, strict=True)]
         for choice, number in zip(self.choices, self._clock.send(sent), strict=True):
             choice.number = number
+
+    def _cut(self) -> None:
+        self.cut_off = True
+        self.wake()
 
     @property
     def over(self) -> bool:
@@ -99,8 +131,9 @@ class Reply:
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens of the prompts that were found in the prefix cache, so far as it is known."""
-        endings = (choice.ending for choice in self.choices)
+        """Tokens of the prompts that were found in the prefix cache, as far as it is known; of
+        several answers to a prompt, what the first one found."""
+        endings = (choice.ending for choice in self.choices[:: self.answers])
         return sum(ending.cached_tokens for ending in endings if ending is not None)
 
     def wake(self) -> None:
@@ -150,7 +183,8 @@ class Reply:
         self._clock.catch_up()
         for choice in self.choices:
             if choice.ending is None:
-                choice.ending = self._clock.deployment.progress_of(choice.number)
+                progress = choice.real or self._clock.deployment.progress_of(choice.number)
+                choice.ending = progress
                 self._open -= 1
                 self._clock.cancel(choice.number)
-                self._on_end(Told(choice, choice.ending, "abort"))
+                self._on_end(Told(choice, progress, "abort"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
+from emulator.connections import CONNECTION
 from emulator.errors import ApiError
 from emulator.streams import DONE, Events, Head, last_event, whole
 
@@ -54,15 +55,16 @@ class Answering(Response):
         reply = self._reply
         watch = asyncio.create_task(self._watch(receive))
         try:
-            if self._body.stream:
-                await self._stream(send)
-            else:
-                await self._whole(send)
+            await (self._stream(send) if self._body.stream else self._whole(send))
+            if reply.cut_off and not reply.gone:
+                scope["extensions"][CONNECTION].close()
+                while not reply.gone:
+                    await reply.news()
         finally:
             watch.cancel()
             with suppress(RuntimeError):  # the simulation has failed, which was told
                 reply.cancel()
-            self._service.closed(reply, self._body.answers)
+            self._service.closed(reply)
 
     async def _watch(self, receive: Receive) -> None:
         """Waits for the client to leave."""
@@ -83,9 +85,9 @@ class Answering(Response):
 
     async def _whole(self, send: Send) -> None:
         reply = self._reply
-        while not reply.over and not reply.gone and reply.error is None:
+        while not (reply.over or reply.gone or reply.cut_off or reply.error):
             await reply.news()
-        if reply.gone:
+        if reply.gone or reply.cut_off:
             return
         if reply.error is not None:
             raise reply.error
@@ -107,7 +109,7 @@ class Answering(Response):
                 text = single.take()
             else:
                 text = "".join([stream.take() for stream in streams])
-            over = reply.over or reply.error is not None
+            over = (reply.over or reply.error is not None) and not reply.cut_off
             if not started and (text or over):
                 if reply.error is not None and not text:
                     raise reply.error
@@ -118,6 +120,8 @@ class Answering(Response):
             if text:
                 message["body"] = text.encode()
                 await send(message)
+            if reply.cut_off:
+                return
         end = text.encode() + self._ending(reply.error)
         await send({"type": "http.response.body", "body": end})
 

@@ -41,6 +41,8 @@ class Server(uvicorn.Server):
         self.service = service
         self._ready = ready
         options = service.options
+        # Of requests that are no HTTP, the client is told, and nobody else.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
         class Bounded(Connection):
             most = options.max_connections
@@ -131,6 +133,3 @@ def _loop() -> str:
     except ImportError:
         return "asyncio"
     return "uvloop"
-
-
-logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from math import ceil
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 from emulator.answers import Answer, Answers, Lengths, Wanted
 from emulator.clock import Clock
-from emulator.errors import ApiError, internal, leaving, wrong_value
+from emulator.errors import ApiError, internal, leaving, too_long, wanted_error, wrong_value
+from emulator.faults import Faults, RequestFault
 from emulator.metrics import Metrics
 from emulator.names import Names, Served, Sessions
 from emulator.options import Options
 from emulator.recording import Recording
 from emulator.replies import Reply, Told
-from emulator.schema import (
-    MOST_CHOICES,
-    ChatRequest,
-    CompletionRequest,
-    DetokenizeRequest,
-    TokenizeRequest,
-)
-from emulator.streams import CHAT, TEXT, Head
-from emulator.tokens import Tokenizer, block_keys, by_rule, chat_tokens
+from emulator.schema import MOST_CHOICES, ChatRequest, CompletionRequest
+from emulator.streams import CHAT, TEXT, Format, Head
+from emulator.texts import Texts
+from emulator.tokens import Tokenizer, block_keys
 from simulator import UserError
-from simulator.live import Asked, LiveDeployment
-
-T = TypeVar("T")
-
-BIG_TEXT = 1 << 16
-"""Characters from which on a text is cut into tokens beside the loop, not in it."""
-
-MOST_BYTES_A_TOKEN = 512
-"""No tokenizer has longer tokens, so a prompt of more of them is too long without counting."""
+from simulator.live import Asked, FaultSchedule, LiveDeployment
 
 
 @dataclass(slots=True)
@@ -58,6 +44,10 @@ class Service:
         options: how clients are treated.
         tokenizer: of prompts; default: by rule.
         recording: hears of every request; None: nobody does.
+        faults: what goes wrong, and when; the deployment has the schedule's faults of replicas.
+
+    Raises:
+        UserError: names, tokenizer or faults do not go with the deployment.
     """
 
     def __init__(
@@ -66,20 +56,25 @@ class Service:
         options: Options | None = None,
         tokenizer: Tokenizer | None = None,
         recording: Recording | None = None,
+        faults: FaultSchedule | None = None,
     ) -> None:
         self.deployment = deployment
         self.options = options or Options()
-        self.tokenizer = tokenizer or by_rule()
         self.names = Names(deployment, self.options.names)
+        self.texts = Texts(self.names, tokenizer)
         own = self.options.names[0] if self.options.names else None
         self.metrics = Metrics(deployment, own, speed=self.options.speed)
         self.clock = Clock(deployment, self.options.speed, self.metrics.lateness)
         self.clock.on_failure = lambda: self.cut(internal())
+        self._faults = Faults(
+            faults, deployment, by_header=self.options.faults_by_header,
+            models=[each.name for each in self.names],
+        )  # fmt: skip
         self.counts = Counts()
         self.leaving = False
         self.scenario_name = deployment.scenario.name
         lengths = Lengths(deployment.traffic, deployment.scenario.measurement.seed)
-        self._answers = Answers(lengths, self.tokenizer)
+        self._answers = Answers(lengths, self.texts.tokenizer)
         self._sessions = Sessions()
         self._replies: set[Reply] = set()
         self._recording = recording
@@ -115,7 +110,7 @@ class Service:
             ApiError: it cannot be served, with the reason.
         """
         served = self.names.find(body.model)
-        tokens = await self._chat_tokens(body.messages, served)
+        tokens = await self.texts.chat(body.messages, served)
         return self._ask(CHAT, body, served, [tokens], [], headers)
 
     async def complete(
@@ -131,17 +126,17 @@ class Service:
                 f"There may be {MOST_CHOICES:,} answers at most to all prompts together.", "prompt"
             )
         tokens = [
-            await self._prompt_tokens(each, served) if isinstance(each, str) else each
+            await self.texts.prompt(each, served) if isinstance(each, str) else each
             for each in prompts
         ]
         echo = []
         if body.echo:
-            echo = [each if isinstance(each, str) else self._text(each) for each in prompts]
+            echo = [each if isinstance(each, str) else self.texts.text(each) for each in prompts]
         return self._ask(TEXT, body, served, tokens, echo, headers)
 
     def _ask(
         self,
-        form: Any,
+        form: Format,
         body: ChatRequest | CompletionRequest,
         served: Served,
         prompts: Sequence[list[int]],
@@ -153,6 +148,7 @@ class Service:
         if self.clock.failure is not None:
             raise internal()
         class_id = self.names.class_of(served, headers.get("x-traffic-class"))
+        fault = self._fault(served, class_id, headers)
         session = self._sessions.number(headers.get("x-session-id") or body.user)
         requests: list[tuple[Asked, Answer]] = []
         for prompt in prompts:
@@ -162,10 +158,10 @@ class Service:
         each = body.answers
         echoes = [text for text in echo for _ in range(each)]
         head = Head(form, number[:128], created, served.name, count, echoes)
-        reply = Reply(self.clock, bool(body.stream), lambda told: self._ended(told, body))
+        reply = Reply(self.clock, each, bool(body.stream), lambda told: self._ended(told, body))
         self._replies.add(reply)
         try:
-            reply.send(requests)
+            reply.send(requests, fault)
         except RuntimeError:
             self._replies.discard(reply)
             raise internal() from None
@@ -173,6 +169,27 @@ class Service:
             for asked, _ in requests:
                 self._recording.sent(self.deployment.now_s, asked)
         return head, reply
+
+    def _fault(
+        self, served: Served, class_id: int, headers: Mapping[str, str]
+    ) -> RequestFault | None:
+        """What goes wrong with the answers to a request; None: nothing.
+
+        Raises:
+            ApiError: an error is wanted in place of an answer, or what is wanted cannot be.
+        """
+        self.clock.catch_up()
+        try:
+            fault = self._faults.of(
+                headers, model=served.name, traffic_class=self.deployment.classes[class_id]
+            )
+        except UserError as error:
+            raise wrong_value(f"{error}.", error.where or None) from None
+        finally:
+            self.clock.arm()
+        if fault is not None and fault.status is not None:
+            raise wanted_error(fault.status, fault.retry_after_s)
+        return fault if fault is not None and fault.of_answer else None
 
     def _asked(
         self,
@@ -247,12 +264,12 @@ class Service:
     def _ended(self, told: Told, body: ChatRequest | CompletionRequest) -> None:
         self.metrics.ended(told.ending, told.finish_reason, max_tokens=body.most_tokens)
 
-    def closed(self, reply: Reply, answers: int) -> None:
-        """A reply's client has been told all, or is gone; so many answers were to each prompt."""
+    def closed(self, reply: Reply) -> None:
+        """A reply's client has been told all, or is gone."""
         self._replies.discard(reply)
         endings = [choice.ending for choice in reply.choices if choice.ending is not None]
-        for first in range(0, len(endings), answers):
-            some = endings[first : first + answers]
+        for first in range(0, len(endings), reply.answers):
+            some = endings[first : first + reply.answers]
             if all(ending.outcome == "completed" for ending in some):
                 longest = max(ending.output_tokens for ending in some)
                 self.metrics.answered(some[0].replica, len(some), longest)
@@ -265,65 +282,12 @@ class Service:
         else:
             self.counts.failed += 1
 
+    @property
+    def open_replies(self) -> int:
+        """Answers under way, or not yet told to the end."""
+        return len(self._replies)
+
     def cut(self, error: ApiError) -> None:
         """All answers under way end with this."""
         for reply in list(self._replies):
             reply.fail(error)
-
-    # --- tokens ----------------------------------------------------------------------------------
-
-    async def _chat_tokens(self, messages: list[dict[str, Any]], served: Served) -> list[int]:
-        size = sum(len(str(message.get("content") or "")) for message in messages)
-        self._check_size(size, served, "messages")
-        try:
-            return await _beside(size, chat_tokens, messages, self.tokenizer)
-        except UserError as error:
-            raise wrong_value(str(error), error.where or "messages") from None
-
-    async def _prompt_tokens(self, text: str, served: Served) -> list[int]:
-        self._check_size(len(text), served, "prompt")
-        return await _beside(len(text), self.tokenizer.prompt, text)
-
-    @staticmethod
-    def _check_size(size: int, served: Served, param: str) -> None:
-        least = ceil(size / MOST_BYTES_A_TOKEN)
-        if least > served.max_model_len:
-            raise too_long(
-                f"The model's context is {served.max_model_len:,} tokens, and the {param} has at"
-                f" least {least:,}.", param,
-            )  # fmt: skip
-
-    def _text(self, tokens: Sequence[int]) -> str:
-        return "".join(map(self.tokenizer.piece, tokens))
-
-    async def tokenize(self, body: TokenizeRequest) -> dict[str, Any]:
-        """See vLLM's endpoint of that name."""
-        served = self.names.find(body.model)
-        if body.messages is not None:
-            tokens = await self._chat_tokens(body.messages, served)
-        else:
-            tokens = await self._prompt_tokens(body.prompt or "", served)
-        pieces = list(map(self.tokenizer.piece, tokens)) if body.return_token_strs else None
-        return {
-            "count": len(tokens),
-            "max_model_len": served.max_model_len,
-            "tokens": tokens,
-            "token_strs": pieces,
-        }
-
-    async def detokenize(self, body: DetokenizeRequest) -> dict[str, Any]:
-        """See vLLM's endpoint of that name."""
-        self.names.find(body.model)
-        return {"prompt": await _beside(len(body.tokens), self._text, body.tokens)}
-
-
-def too_long(message: str, param: str | None) -> ApiError:
-    """A request that can never fit."""
-    return ApiError(400, message, "context_length_exceeded", param)
-
-
-async def _beside(size: int, work: Callable[..., T], *args: Any) -> T:
-    """Work on a text: at once if it is short, beside the loop if it is long."""
-    if size < BIG_TEXT:
-        return work(*args)
-    return await asyncio.to_thread(work, *args)

@@ -192,3 +192,75 @@ def test_what_is_no_json_is_told(rig: Rig, body: bytes) -> None:
 def test_bodies_must_say_that_they_are_json(rig: Rig) -> None:
     answer = rig.post(TEXT, {"prompt": "a"}, {"Content-Type": "text/plain"})
     assert (answer.status, answer.error["code"]) == (415, "unsupported_media_type")
+
+
+# --- what the deployment makes of it -------------------------------------------------------------
+
+
+def test_the_prefix_cache_finds_what_was_said_before(rig: Rig) -> None:
+    block = rig.service.deployment.block_size
+    text = "A long beginning that two questions share. " * 40
+    first = rig.post(TEXT, {"prompt": text, "max_tokens": 2}).json["usage"]
+    again = rig.post(TEXT, {"prompt": text, "max_tokens": 2}).json["usage"]
+    assert first["prompt_tokens_details"]["cached_tokens"] == 0
+    most = (first["prompt_tokens"] - 1) // block * block
+    assert again["prompt_tokens_details"]["cached_tokens"] == most > 0
+    other = rig.post(TEXT, {"prompt": text, "max_tokens": 2, "cache_salt": "x"}).json["usage"]
+    assert other["prompt_tokens_details"]["cached_tokens"] == 0
+    assert rig.post("/reset_prefix_cache", None).status == 200
+    fresh = rig.post(TEXT, {"prompt": text, "max_tokens": 2}).json["usage"]
+    assert fresh["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+def test_the_next_turn_finds_question_and_answer(rig: Rig) -> None:
+    block = rig.service.deployment.block_size
+    messages = [{"role": "user", "content": "Tell me of the harbor. " * 20}]
+    turn = rig.post(CHAT, {"messages": messages, "max_tokens": 100, "ignore_eos": True}).json
+    said = turn["choices"][0]["message"]["content"]
+    messages += [{"role": "assistant", "content": said}, {"role": "user", "content": "Go on."}]
+    found = rig.post(CHAT, {"messages": messages, "max_tokens": 1}).json["usage"]
+    # All tokens of the first turn but the last, which is never computed, in full blocks.
+    known = (turn["usage"]["total_tokens"] - 1) // block * block
+    assert found["prompt_tokens_details"]["cached_tokens"] == known
+    assert known > turn["usage"]["prompt_tokens"]
+
+
+def test_stop_sequences_end_answers(rig: Rig) -> None:
+    whole = chat(rig, seed=3, max_tokens=40, ignore_eos=True).json["choices"][0]["message"]
+    stop = whole["content"].split()[7]
+    body = {"seed": 3, "max_tokens": 40, "ignore_eos": True, "stop": [stop]}
+    answer = chat(rig, **body).json
+    [choice] = answer["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert choice["message"]["content"] == whole["content"].partition(stop)[0]
+    assert answer["usage"]["completion_tokens"] < 40
+    events = chat(rig, **body, stream=True).events
+    told = "".join(event["choices"][0]["delta"]["content"] for event in events)
+    assert told == choice["message"]["content"]
+    assert events[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_parts_of_messages_are_text_alone(rig: Rig) -> None:
+    plain = chat(rig, "one two", max_tokens=1).json["usage"]
+    parts = [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]
+    assert chat(rig, parts, max_tokens=1).json["usage"]["prompt_tokens"] == plain["prompt_tokens"]
+    image = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+    answer = chat(rig, image)
+    assert (answer.status, answer.error["param"]) == (400, "messages")
+
+
+def test_thinking_is_told_apart() -> None:
+    with served("reasoning-32b-h100", speed=100.0) as rig:
+        answer = chat(rig, seed=1).json
+        message, usage = answer["choices"][0]["message"], answer["usage"]
+        thought = usage["completion_tokens_details"]["reasoning_tokens"]
+        assert 0 < thought < usage["completion_tokens"]
+        events = chat(rig, seed=1, stream=True).events
+        deltas = [event["choices"][0]["delta"] for event in events]
+        thoughts = "".join(delta.get("reasoning_content", "") for delta in deltas)
+        told = "".join(delta.get("content", "") for delta in deltas)
+        assert (told, thoughts) == (message["content"], message["reasoning_content"])
+        assert sum("reasoning_content" in delta for delta in deltas) == thought
+        cut = chat(rig, seed=1, max_tokens=5, stream=True).events
+        assert len(cut) == 5
+        assert all(event["choices"][0]["delta"]["reasoning_content"] for event in cut)

@@ -61,6 +61,12 @@ CURL = (
     metavar="FILE",
     help="A tokenizer.json by which texts are counted.  [default: by a rule]",
 )
+@click.option("--faults", "faults_file", metavar="FILE", help="What goes wrong, and when: YAML.")
+@click.option(
+    "--faults-by-header",
+    is_flag=True,
+    help="Requests may ask for faults of their own and of replicas (X-Servecast-Fault).",
+)
 @click.option(
     "--record",
     metavar="FILE",
@@ -98,6 +104,8 @@ def serve(
     names: tuple[str, ...],
     tokenizer: str | None,
     record: str | None,
+    faults_file: str | None,
+    faults_by_header: bool,
     max_body_mb: int,
     max_connections: int,
     client_timeout_s: float,
@@ -122,7 +130,7 @@ def serve(
     from emulator.service import Service
     from emulator.tokens import by_rule, from_file
     from simulator.cli.listening import LOOPBACK, OWN_NAMES
-    from simulator.live import LiveDeployment
+    from simulator.live import LiveDeployment, load_faults
 
     _allow_files(max_connections)
     options = Options(
@@ -133,16 +141,22 @@ def serve(
         max_connections=max_connections,
         client_timeout_s=client_timeout_s,
         drain_s=drain_s,
+        faults_by_header=faults_by_header,
         hosts=OWN_NAMES if host.lower() in LOOPBACK else None,
     )
     with loaded(file, overrides) as scenario:
         counted = from_file(Path(tokenizer)) if tokenizer else by_rule()
-        deployment = LiveDeployment(scenario)
+        faults = load_faults(Path(faults_file)) if faults_file else None
+        deployed = faults.applied_to(scenario) if faults else scenario
+        # Replicas that hand requests on to others cannot crash on demand.
+        whole = all(pool.role == "serve" for pool in scenario.deployment.pools)
+        deployment = LiveDeployment(deployed, crashes=faults_by_header and whole)
         with ExitStack() as stack:
             recording = None
             if record is not None:
                 recording = stack.enter_context(Recording(Path(record), deployment.classes))
-            _run(Service(deployment, options, counted, recording), scenario, host, port)
+            service = Service(deployment, options, counted, recording=recording, faults=faults)
+            _run(service, scenario, host, port)
 
 
 def _run(service: Service, scenario: Scenario, host: str, port: int) -> None:
@@ -174,7 +188,7 @@ def _said(service: Service, scenario: Scenario, url: str) -> str:
             f"{scenario.name} is served at {url}/v1, {speed}; Ctrl-C ends it.",
             *(f"Deployed   {line}" for line in _deployed(service)),
             f"Models     {', '.join(names if not more else names[:4])}{more}",
-            f"Tokens     counted by {service.tokenizer.name}",
+            f"Tokens     counted by {service.texts.tokenizer.name}",
             f"Not used   {', '.join(_not_used(scenario))}: that is up to the clients",
             f"Try        {CURL.format(url=url, key=key)}",
         ]
