@@ -1,5 +1,5 @@
 """Tokens that the emulator counts by rule beside those of real tokenizers, and how fast both are:
-``python benchmarks/tokens.py --tokenizer MODEL_FOLDER --tiktoken cl100k_base TEXT_FILE...``.
+``python -m benchmarks.tokens --tokenizer MODEL_FOLDER --tiktoken cl100k_base TEXT_FILE...``.
 
 ``--tiktoken`` needs the package of that name and its files; both options may be repeated.
 """
