@@ -47,7 +47,8 @@ class Answering(Response):
         self._body = body
         self._head = head
         self._reply = reply
-        self._request_id = headers.get("x-request-id")
+        given = headers.get("x-request-id", "")
+        self._request_id = given if given.isascii() and given.isprintable() else ""
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from emulator_rig import CHAT, MODEL, TEXT, Answer, Rig, served
+
+from emulator.schema import NEUTRAL, REFUSED, ChatRequest, CompletionRequest
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +110,14 @@ def test_models_health_version_and_root(rig: Rig) -> None:
     assert b"vllm:num_requests_running" in metrics.body
 
 
+def test_a_request_keeps_its_id(rig: Rig) -> None:
+    answer = rig.post(TEXT, {"prompt": "a", "max_tokens": 1}, {"X-Request-ID": "my-1"})
+    assert answer.headers["x-request-id"] == "my-1"
+    assert answer.json["id"] == "cmpl-my-1"
+    odd = rig.post(TEXT, {"prompt": "a", "max_tokens": 1}, {"X-Request-ID": "\xe9\x7f"})
+    assert odd.status == 400 or "x-request-id" not in odd.headers
+
+
 # --- what is wrong -------------------------------------------------------------------------------
 
 HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
@@ -152,6 +164,15 @@ def test_fields_that_change_nothing_are_taken(rig: Rig) -> None:
         "skip_special_tokens": True, "max_tokens": 2, "stream": None, "stream_options": None,
     }  # fmt: skip
     assert rig.post(CHAT, {**HELLO, **fields}).status == 200
+
+
+def test_the_page_tells_of_every_field() -> None:
+    page = (ROOT / "docs" / "emulator.md").read_text(encoding="utf-8")
+    table = page.partition("## Fields of requests")[2].partition("\n## ")[0]
+    fields = {*CompletionRequest.model_fields, *ChatRequest.model_fields, *NEUTRAL, *REFUSED}
+    assert set(re.findall(r"`(\w+)`", table)) - {"null", "text"} == fields - {
+        "add_generation_prompt", "continue_final_message"
+    }  # fmt: skip
 
 
 def test_what_is_not_there_is_told(rig: Rig) -> None:

@@ -167,6 +167,10 @@ EXPECTED: dict[str, tuple[str, ...]] = {
     "Phases and limits": (
         r"separate rooflines", r"which resource binds", r"turns compute-bound",
     ),
+    "Emulator": (
+        r"OpenAI-compatible", r"prefix-cache hits", r"tokenizer", r"max_tokens", r"thinking", r"LoRA", r"bounded",
+        r"HTTP errors", r"API key",
+    ),
     "Monitoring": (
         r"Prometheus", r"Grafana dashboard", r"alerts", r"live emulator", r"from a simulation",
     ),

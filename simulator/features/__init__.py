@@ -35,6 +35,7 @@ AREAS = (
     "Phases and limits",
     "Planning",
     "Truth",
+    "Emulator",
     "Monitoring",
 )
 """In the order in which they are shown."""
