@@ -275,6 +275,41 @@ def test_an_exported_simulation_goes_through_what_a_live_deployment_does() -> No
         assert share == pytest.approx(now["vllm:kv_cache_usage_perc"], abs=0.01)
 
 
+def test_an_export_counts_answers_and_what_cut_them() -> None:
+    """Eight answers to each prompt, none longer than 150 tokens."""
+    scenario = load_scenario("best-of-8b-h100", ["workload.max_tokens=150"])
+    result = simulate(scenario, intervals=False, at_most=25)
+    record, found = result.record, ends(result.openmetrics(start=0.0))
+    answers = record.requests.answers
+    assert answers is not None
+    cut, prompts = int(answers.truncated.sum()), int(answers.leads.sum())
+    assert 0 < cut < len(record.outcome)
+    assert total(found, "vllm:request_success_total", finished_reason="length") == cut
+    left = len(record.outcome) - cut
+    assert total(found, "vllm:request_success_total", finished_reason="stop") == left
+    assert total(found, "vllm:request_params_n_count") == prompts
+    assert total(found, "vllm:request_params_n_sum") == len(record.outcome) == 8 * prompts
+    longest = record.requests.output_tokens.reshape(-1, 8).max(axis=1).sum()
+    assert total(found, "vllm:request_max_num_generation_tokens_sum") == longest
+
+
+def test_an_export_of_a_run_that_was_stopped_counts_what_was_done() -> None:
+    def enough(now_s: float) -> str:
+        return "enough" if now_s > 10.0 else ""
+
+    result = simulate(
+        load_scenario("chat-8b-h100"), intervals=False, watch=lambda _: enough, at_most=300
+    )
+    record, found = result.record, ends(result.openmetrics(start=0.0))
+    done = record.outcome == COMPLETED
+    assert record.interrupted
+    assert 0 < done.sum() < len(done)
+    assert total(found, "vllm:request_success_total") == done.sum()
+    begun = np.isfinite(record.first_token_s)
+    assert total(found, "vllm:time_to_first_token_seconds_count") == begun.sum() > done.sum()
+    assert total(found, "vllm:num_requests_running") > 0
+
+
 def test_replicas_that_come_and_go_are_told_by_state() -> None:
     result = simulated("autoscaled")
     lives = result.record.lives

@@ -9,7 +9,7 @@ import numpy as np
 from simulator.monitoring.fleet import Fleet
 from simulator.monitoring.snapshot import Gauges
 from simulator.results.fleet import Member, kv_grows, response_s, seen_by
-from simulator.results.record import LANES_APART, RunRecord
+from simulator.results.record import LANES_APART, UNFINISHED, RunRecord
 from simulator.results.stretches import ended_by
 from simulator.results.usage import left_s
 from simulator.workload.requests import Floats, Ints
@@ -21,6 +21,8 @@ def levels(
     """The replicas at each of the times."""
     running, kv_blocks = _of_steps(record, members, fleet, edges_s)
     inside = _inside(record, members, fleet, edges_s)
+    if record.interrupted:
+        running = np.minimum(running, inside)
     blocks = np.repeat([g.kv_blocks for g in fleet.groups], [g.count for g in fleet.groups])
     waiting = np.maximum(inside - running, 0)
     shares = kv_blocks / blocks
@@ -42,7 +44,10 @@ def _of_steps(
         mine = mine[np.argsort(steps.start_s[mine], kind="stable")]
         place = np.searchsorted(steps.start_s[mine], edges_s, side="right") - 1
         now = mine[np.maximum(place, 0)]
-        times = np.flatnonzero((place >= 0) & (end_s[now] > edges_s))
+        lasts = end_s[now] > edges_s
+        if record.interrupted:  # the step under way then has no row, and is taken for the last one
+            lasts |= now == mine[-1]
+        times = np.flatnonzero((place >= 0) & lasts)
         if not len(times):
             continue
         under_way, engine = steps.select(now[times]), number % LANES_APART
@@ -65,7 +70,8 @@ def _inside(record: RunRecord, members: Sequence[Member], fleet: Fleet, edges_s:
         own = record
         if len(fleet.groups) > 1:
             own = seen_by(record, group, response_s(member.deployment))
-        spans.append((own.replica, own.queued_s, left_s(member.deployment, own)))
+        end_s = np.where(record.outcome == UNFINISHED, np.inf, left_s(member.deployment, own))
+        spans.append((own.replica, own.queued_s, end_s))
     if record.lives is not None:
         lost = record.lives.lost
         spans.append((lost.replica, lost.start_s, lost.left_s))

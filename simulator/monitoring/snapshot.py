@@ -106,7 +106,7 @@ class Catalogue:
 
     fleet: Fleet
     codes: list[int] = field(default_factory=list)
-    _formats: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    _lines: dict[str, tuple[bytes, str]] = field(default_factory=dict)
 
     def text(self, values: Snapshot, *, openmetrics: bool) -> str:
         """The values as they are now, without timestamps."""
@@ -132,15 +132,13 @@ class Catalogue:
         return True
 
     def _format(self, family: Family, present: npt.NDArray[np.bool_]) -> str:
-        key = family.name, present.tobytes()
-        found = self._formats.get(key)
-        if found is None:
-            if len(self._formats) > 1024:  # replicas come and go in many ways
-                self._formats.clear()
-            lines = self.formats(family)
-            found = "".join(lines[row] for row in np.flatnonzero(present).tolist())
-            self._formats[key] = found
-        return found
+        key = present.tobytes()
+        before, lines = self._lines.get(family.name, (b"", ""))
+        if key != before or not lines:
+            formats = self.formats(family)
+            lines = "".join(formats[row] for row in np.flatnonzero(present).tolist())
+            self._lines[family.name] = key, lines
+        return lines
 
     def formats(self, family: Family) -> list[str]:
         """What prints each series of a metric, see ``sample_format``."""
