@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from click.testing import Result as Invoked
-from emulator_rig import served
+from emulator_rig import TEXT, request, served
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
@@ -430,6 +430,36 @@ def test_a_scrape_of_an_idle_server_is_of_now() -> None:
         ):
             assert total(found[1], name) > total(found[0], name)
         assert total(found[1], "servecast:speed") == 1000.0
+
+
+def test_a_server_counts_what_its_clients_got() -> None:
+    """Two answers to a prompt, one cut by max_tokens, one whose client goes."""
+    with served(speed=1.0) as rig:
+
+        def now() -> Samples:
+            return samples(rig.get("/metrics").body.decode(), openmetrics=False)
+
+        base = {"prompt": [1] * 40, "ignore_eos": True}
+        assert rig.post(TEXT, {**base, "max_tokens": 5, "n": 2}).status == 200
+        assert rig.post(TEXT, {**base, "max_tokens": -1}).status == 400
+        with rig.connect() as connection:
+            body = {**base, "max_tokens": 2000, "stream": True}
+            connection.sendall(request(TEXT, body))
+            assert connection.recv(1 << 16)
+        rig.until(lambda: rig.service.deployment.open_requests == 0)
+        found = now()
+        assert total(found, "servecast:requests_total", outcome="completed") == 2
+        assert total(found, "servecast:requests_total", outcome="cancelled") == 1
+        assert total(found, "vllm:request_success_total", finished_reason="length") == 2
+        assert total(found, "vllm:request_params_n_sum") == 2
+        assert total(found, "vllm:request_params_n_count") == 1
+        assert total(found, "vllm:request_params_max_tokens_sum") == 10
+        assert total(found, "vllm:request_generation_tokens_sum") == 10
+        assert total(found, "vllm:generation_tokens_total") > 10
+        assert total(found, "vllm:time_to_first_token_seconds_count") == 3
+        assert total(found, "servecast:http_responses_total", code="200") == 2
+        assert total(found, "servecast:http_responses_total", code="400") == 1
+        assert total(found, "servecast:emulator_lateness_seconds_count") > 5
 
 
 def test_gauges_are_those_of_the_moment() -> None:
