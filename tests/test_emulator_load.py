@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.emulator.agreement import Line, compared, predicted_times
-from benchmarks.emulator.clients import Traffic, make_tokenizer, replay
+from benchmarks.emulator.clients import LAST_TOKENS, Traffic, make_tokenizer, replay
 from benchmarks.emulator.load_test import WARM_UP, planned
-from benchmarks.emulator.served import Served, served
+from benchmarks.emulator.served import served
 from emulator.recording import Recording
 from simulator import UserError
 from simulator.live import Asked
@@ -54,23 +53,6 @@ class Heartbeat:
         """99% of the beats were at most so late, ms."""
         self._task.cancel()
         return float(np.percentile(self._late_ms, 99))
-
-
-def lateness_ms(server: Served) -> float:
-    """99% of the server's writes were at most so late, by the bounds of its histogram."""
-    (family,) = (
-        family
-        for family in text_string_to_metric_families(server.get("/metrics"))
-        if family.name == "servecast:emulator_lateness_seconds"
-    )
-    buckets = [
-        (float(sample.labels["le"]), sample.value)
-        for sample in family.samples
-        if sample.name.endswith("_bucket")
-    ]
-    total = buckets[-1][1]
-    assert total > 0
-    return 1e3 * next(bound for bound, count in buckets if count >= 0.99 * total)
 
 
 @dataclass(frozen=True)
@@ -140,7 +122,7 @@ def load_test(traffic: Traffic, folder: Path) -> Run:
     came = folder / "came.jsonl"
     with served([SCENARIO, "--record", str(came)], folder / "said.log") as server:
         measured, late_ms = asyncio.run(replayed(server.url, traffic))
-        late_ms += lateness_ms(server)
+        late_ms += server.late_ms()
     predicted = predicted_times(SCENARIO, [], came)
     rest = {name: times[WARM_UP:] for name, times in predicted.items()}
     return Run(compared(measured, rest), late_ms)
@@ -170,12 +152,18 @@ def test_a_load_client_loses_nothing(tmp_path: Path) -> None:
     arguments = [SCENARIO, "--tokenizer", file, "--record", str(came)]
     with served(arguments, tmp_path / "said.log") as server:
         seen = replay("guidellm", server.url, traffic, tokenizer, tmp_path)
-    assert seen.output_tokens[:40].tolist() == traffic.output_tokens.tolist()
-    assert np.abs(seen.input_tokens[:40] - traffic.input_tokens).max() <= 2
-    predicted = predicted_times(SCENARIO, [], came)
-    measured = {"ttft_ms": 1e3 * seen.ttft_s[:40], "tpot_ms": 1e3 * seen.tpot_s[:40]}
-    lines = compared(measured, {name: times[:40] for name, times in predicted.items()})
-    assert all(line.agrees for line in lines if line.metric == "tpot_ms"), lines
+    counts = seen.output_tokens < LAST_TOKENS
+    assert sorted(seen.output_tokens[counts]) == sorted(traffic.output_tokens)
+    prompts = sorted(seen.input_tokens[counts])
+    assert np.abs(np.array(prompts) - sorted(traffic.input_tokens)).max() <= 2
+    counted = read_trace(str(came)).output_tokens < LAST_TOKENS
+    predicted = {k: v[counted] for k, v in predicted_times(SCENARIO, [], came).items()}
+    # It stands still for a second now and then, so that its figures may be late; but nothing comes
+    # before its time: if no request's does, each of the sorted ones is at least the predicted one.
+    assert (np.sort(1e3 * seen.ttft_s[counts]) >= np.sort(predicted["ttft_ms"]) - 1.0).all()
+    assert (np.sort(1e3 * seen.e2e_s[counts]) >= np.sort(predicted["e2e_ms"]) - 1.0).all()
+    median = np.median(predicted["tpot_ms"])
+    assert np.median(1e3 * seen.tpot_s[counts]) == pytest.approx(median, rel=0.25)
 
 
 def test_a_recording_is_a_trace_of_what_came(tmp_path: Path) -> None:

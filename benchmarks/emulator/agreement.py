@@ -50,7 +50,7 @@ class Line:
 def predicted_times(
     scenario: str, overrides: list[str], trace: Path
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """TTFT and TPOT of each request of a trace in the simulation, ms; NaN where undefined."""
+    """TTFT, TPOT and E2E of each request of a trace in the simulation, ms; NaN where undefined."""
     settings = [
         *overrides,
         f"workload={{kind: trace, file: {trace}}}",
@@ -58,7 +58,7 @@ def predicted_times(
         "measurement.include_drain=true",
     ]
     times = simulate(load_scenario(scenario, settings)).times
-    return {"ttft_ms": times.ttft_ms, "tpot_ms": times.tpot_ms}
+    return {"ttft_ms": times.ttft_ms, "tpot_ms": times.tpot_ms, "e2e_ms": times.e2e_ms}
 
 
 def compared(

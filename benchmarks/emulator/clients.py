@@ -23,6 +23,9 @@ from simulator.measured import Records, read_measurements
 
 END = "<end>"
 
+LAST_TOKENS = 60
+"""Output tokens of the request that comes last and does not count; others have fewer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
@@ -46,7 +49,7 @@ class Traffic:
         return Traffic(
             np.append(self.at_s, self.at_s[-1] + 0.5),
             np.append(self.input_tokens, 32),
-            np.append(self.output_tokens, 60),
+            np.append(self.output_tokens, LAST_TOKENS),
         )
 
     def write(self, file: Path, *, per_second: float) -> Path:

@@ -63,6 +63,15 @@ class Served:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
+    def late_ms(self, share: float = 0.99) -> float:
+        """How late that share of the server's writes was at most, by its histogram."""
+        buckets = re.findall(
+            r'^servecast:emulator_lateness_seconds_bucket\{le="(.+)"\} (.+)$',
+            self.get("/metrics"), re.MULTILINE,
+        )  # fmt: skip
+        most = float(buckets[-1][1])
+        return 1e3 * next(float(le) for le, count in buckets if float(count) >= share * most)
+
     def stop(self) -> int:
         """Ends it as Ctrl-C does; returns its exit code."""
         if self.process.poll() is None:
