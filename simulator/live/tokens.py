@@ -83,21 +83,24 @@ class TokenClock(AnswerClock):
             if first_token_s[sequence.index] == first_token_s[sequence.index]:
                 self.joins(sequence)
                 self._begins(sequence, at)
-        generated, told, gone = self._generated, [], []
+        # Where telling takes its time, those who wait for their first token need not wait for it.
+        first: list[tuple[Stream, int]] = []
+        later: list[tuple[Stream, int]] = []
+        generated, gone = self._generated, []
         for index, (sequence, stream) in self._active.items():
             if stream.over:
                 gone.append(index)
                 continue
             tokens = generated(sequence)
             if tokens > stream.told:
-                told.append((stream, tokens - stream.told))
+                (later if stream.told else first).append((stream, tokens - stream.told))
                 stream.told = tokens
             if tokens == sequence.output:
                 gone.append(index)
         for index in gone:
             del self._active[index]
-        if told:
-            self._tell(told, at)
+        if first or later:
+            self._tell(first + later, at)
 
     def joins(self, sequence: Sequence) -> None:
         """A sequence gives its tokens here from now on."""
