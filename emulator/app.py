@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+from math import inf
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -14,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from emulator.connections import ASKED_AT
 from emulator.errors import ApiError, internal
 from emulator.schema import (
     ChatRequest,
@@ -107,12 +109,12 @@ class _Endpoints:
 
     async def chat(self, request: Request) -> Response:
         body = parse(ChatRequest, await self._body(request))
-        head, reply = await self._service.chat(body, request.headers)
+        head, reply = await self._service.chat(body, request.headers, _asked_at(request))
         return Answering(self._service, body, head, reply, request.headers)
 
     async def completions(self, request: Request) -> Response:
         body = parse(CompletionRequest, await self._body(request))
-        head, reply = await self._service.complete(body, request.headers)
+        head, reply = await self._service.complete(body, request.headers, _asked_at(request))
         return Answering(self._service, body, head, reply, request.headers)
 
     async def tokenize(self, request: Request) -> Response:
@@ -156,6 +158,12 @@ class _Endpoints:
                 "request_too_large",
             )  # fmt: skip
         return b"".join(parts)
+
+
+def _asked_at(request: Request) -> float:
+    """When the request was there, by ``time.monotonic``."""
+    asked_at: float = request.scope.get(ASKED_AT, inf)
+    return asked_at
 
 
 def _json(document: object) -> Response:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from time import monotonic
 
+from emulator.turns import Turns
 from simulator.live import Asked, Listener, LiveDeployment
 
 LOG = logging.getLogger("servecast")
@@ -28,6 +30,9 @@ class Clock:
         speed: simulated seconds a second.
         lateness: told how late things were, in wall seconds, every time that something happened:
             from when the first of it should have been at its clients until all was written.
+
+    Attributes:
+        turns: of those who write what has come.
     """
 
     def __init__(
@@ -38,6 +43,7 @@ class Clock:
         self.keeps_up = True
         self.failure: Exception | None = None
         self.on_failure: Callable[[], None] = lambda: None
+        self.turns = Turns()
         self._lateness = lateness
         self._timer: asyncio.Handle | None = None
         self._due = inf
@@ -62,8 +68,8 @@ class Clock:
         return (monotonic() - self._start) * self.speed
 
     def send(self, requests: Sequence[tuple[Asked, Listener]]) -> list[int]:
-        """Clients send requests, all at this moment; see ``LiveDeployment.send``."""
-        self.catch_up()
+        """Clients send requests at the moment up to which ``catch_up`` let things happen; see
+        ``LiveDeployment.send``."""
         numbers = [self.deployment.send(asked, listener) for asked, listener in requests]
         self.arm()
         return numbers
@@ -73,8 +79,11 @@ class Clock:
         self.deployment.cancel(number)
         self.arm()
 
-    def catch_up(self) -> None:
+    def catch_up(self, moment: float = inf) -> None:
         """Lets all happen that is due, so that what comes next comes at its time.
+
+        Args:
+            moment: that time, of ``time.monotonic``, if it was a little while ago.
 
         Raises:
             RuntimeError: the simulation has failed, or its time has ended.
@@ -82,7 +91,7 @@ class Clock:
         if self.failure is not None:
             raise RuntimeError("the simulation has failed") from self.failure
         try:
-            self.deployment.advance(self.now_s)
+            self.deployment.advance((min(moment, monotonic()) - self._start) * self.speed)
         except Exception as error:
             self._fail(error)
             raise
@@ -120,9 +129,9 @@ class Clock:
         except Exception as error:
             self._fail(error)
             return
-        # The clients that were told get their bytes in the loop's next turn, before this call.
-        if due <= now:
-            self.loop.call_soon(self._measure, self._start + due / self.speed)
+        if due <= now:  # the clients that were told get their bytes before this call
+            wall = self._start + due / self.speed
+            self.turns.add(partial(self.loop.call_soon, self._measure, wall))
         self.arm()
 
     def _measure(self, due: float) -> None:

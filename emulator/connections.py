@@ -24,6 +24,9 @@ MOST_PIPELINED = 16
 CONNECTION = "servecast.connection"
 """Name of the ASGI extension by which an application may end its connection."""
 
+ASKED_AT = "servecast.asked_at"
+"""Key of the scope: when the request was there, by ``time.monotonic``."""
+
 HARD_LIMIT = 1.25
 """Beyond so many times the allowed connections, new ones are dropped without a word."""
 
@@ -89,6 +92,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """See ``httptools``."""
+        self.scope[ASKED_AT] = monotonic()  # type: ignore[literal-required]
         super().on_message_complete()
         self.asking_since = inf
 

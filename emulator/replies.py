@@ -45,7 +45,7 @@ class Choice:
         """See ``Listener``."""
         self.heard += count
         if self.reply.each_token:
-            self.reply.wake()
+            self.reply.wake_in_turn(first=self.heard == count)
 
     def ended(self, ending: Ending) -> None:
         """See ``Listener``."""
@@ -104,7 +104,7 @@ class Reply:
         self._clock = clock
         self._on_end = on_end
         self._open = 0
-        self._news = False
+        self._news = self._in_turn = False
         self._waiter: asyncio.Future[None] | None = None
 
     def send(self, requests: list[tuple[Asked, Answer]], fault: RequestFault | None = None) -> None:
@@ -136,8 +136,15 @@ class Reply:
         endings = (choice.ending for choice in self.choices[:: self.answers])
         return sum(ending.cached_tokens for ending in endings if ending is not None)
 
+    def wake_in_turn(self, *, first: bool = False) -> None:
+        """There is something to send, as there may be for many others."""
+        if not self._in_turn:
+            self._in_turn = True
+            self._clock.turns.add(self.wake, first=first)
+
     def wake(self) -> None:
-        """There is something to send."""
+        """There is something to send at once."""
+        self._in_turn = False
         waiter, self._waiter = self._waiter, None
         if waiter is None:
             self._news = True
@@ -160,7 +167,7 @@ class Reply:
         if outcome != "completed":
             self.fail(rejected() if outcome == "rejected" else crashed())
         elif self._open == 0:
-            self.wake()
+            self.wake_in_turn()
 
     def fail(self, error: ApiError) -> None:
         """Nothing more will be sent but this."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 from uuid import uuid4
 
@@ -103,18 +104,25 @@ class Service:
 
     # --- requests --------------------------------------------------------------------------------
 
-    async def chat(self, body: ChatRequest, headers: Mapping[str, str]) -> tuple[Head, Reply]:
+    async def chat(
+        self, body: ChatRequest, headers: Mapping[str, str], asked_at: float = inf
+    ) -> tuple[Head, Reply]:
         """A conversation goes to the deployment.
+
+        Args:
+            body: of the request.
+            headers: of the request.
+            asked_at: when it was there, by ``time.monotonic``, unless that is now.
 
         Raises:
             ApiError: it cannot be served, with the reason.
         """
         served = self.names.find(body.model)
         tokens = await self.texts.chat(body.messages, served)
-        return self._ask(CHAT, body, served, [tokens], [], headers)
+        return self._ask(CHAT, body, served, [tokens], [], headers, asked_at)
 
     async def complete(
-        self, body: CompletionRequest, headers: Mapping[str, str]
+        self, body: CompletionRequest, headers: Mapping[str, str], asked_at: float = inf
     ) -> tuple[Head, Reply]:
         """Prompts go to the deployment; see ``chat``."""
         served = self.names.find(body.model)
@@ -132,7 +140,7 @@ class Service:
         echo = []
         if body.echo:
             echo = [each if isinstance(each, str) else self.texts.text(each) for each in prompts]
-        return self._ask(TEXT, body, served, tokens, echo, headers)
+        return self._ask(TEXT, body, served, tokens, echo, headers, asked_at)
 
     def _ask(
         self,
@@ -142,11 +150,14 @@ class Service:
         prompts: Sequence[list[int]],
         echo: list[str],
         headers: Mapping[str, str],
+        asked_at: float,
     ) -> tuple[Head, Reply]:
         if self.leaving:
             raise leaving()
-        if self.clock.failure is not None:
-            raise internal()
+        try:  # all that follows happens at this moment, however long it takes
+            self.clock.catch_up(asked_at)
+        except RuntimeError:
+            raise internal() from None
         class_id = self.names.class_of(served, headers.get("x-traffic-class"))
         fault = self._fault(served, class_id, headers)
         session = self._sessions.number(headers.get("x-session-id") or body.user)
@@ -160,11 +171,7 @@ class Service:
         head = Head(form, number[:128], created, served.name, count, echoes)
         reply = Reply(self.clock, each, bool(body.stream), lambda told: self._ended(told, body))
         self._replies.add(reply)
-        try:
-            reply.send(requests, fault)
-        except RuntimeError:
-            self._replies.discard(reply)
-            raise internal() from None
+        reply.send(requests, fault)
         if self._recording is not None:
             for asked, _ in requests:
                 self._recording.sent(self.deployment.now_s, asked)
@@ -178,7 +185,6 @@ class Service:
         Raises:
             ApiError: an error is wanted in place of an answer, or what is wanted cannot be.
         """
-        self.clock.catch_up()
         try:
             fault = self._faults.of(
                 headers, model=served.name, traffic_class=self.deployment.classes[class_id]
