@@ -5,9 +5,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from simulator.live import Beginning, Ending, LiveDeployment
 from simulator.monitoring import (
@@ -21,22 +21,20 @@ from simulator.monitoring import (
     Ended,
     Fleet,
     Gauges,
+    PendingSteps,
     Presence,
     Snapshot,
     Tally,
     Work,
-    price,
     take,
 )
-
-if TYPE_CHECKING:
-    from simulator.results.record import Gaps, StepTable
-    from simulator.workload.requests import Floats
 
 _POWER_OVER_S = 5.0
 """Simulated seconds over which power is a mean, at least."""
 _MOST_ROWS = 1 << 13
-"""Requests that are noted one by one before they are added up together."""
+"""Requests and rows of steps that are noted before they are added up together."""
+
+Floats = npt.NDArray[np.float64]
 
 
 class Metrics:
@@ -70,6 +68,7 @@ class Metrics:
         self._work = Work(self.fleet)
         self._catalogue = Catalogue(self.fleet)
         self._changes = 0
+        self._steps = PendingSteps(self._tally, self._work, _MOST_ROWS)
         self._begun: list[tuple[float, ...]] = []
         self._ended: list[tuple[float, ...]] = []
         self._answered: list[tuple[int, int, int]] = []
@@ -81,7 +80,7 @@ class Metrics:
         )
         roles = [group.role == "decode" for group in deployment.groups]
         self._continues = self.fleet.flags(roles).tolist()
-        deployment.on_steps.append(self._steps)
+        deployment.on_steps.append(self._steps.note)
         deployment.on_begun.append(self._begins)
 
     # --- what happens ----------------------------------------------------------------------------
@@ -152,15 +151,8 @@ class Metrics:
         if len(self._begun) > _MOST_ROWS:
             self._add_up()
 
-    def _steps(self, steps: StepTable, gaps: Gaps) -> None:
-        self._tally.steps(steps, gaps)
-        if len(steps):
-            order = np.argsort(steps.start_s, kind="stable")
-            steps = steps.select(order)
-            cells = np.zeros(len(steps), dtype=np.int64)
-            self._work.add(price(self.fleet, steps, cells, 1)[:, :, 0])
-
     def _add_up(self) -> None:
+        self._steps.add_up()
         if self._begun:
             columns = np.array(self._begun, dtype=np.float64).T
             self._begun = []

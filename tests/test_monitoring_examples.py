@@ -241,6 +241,19 @@ def test_alerts_have_the_shape_that_prometheus_takes() -> None:
             assert label in kept
 
 
+def test_every_alert_has_a_case_with_series_that_exist() -> None:
+    """promtool, which runs the cases, is not at hand here."""
+    document = yaml.safe_load((FOLDER / "alerts-test.yml").read_text(encoding="utf-8"))
+    fires = set()
+    for case in document["tests"]:
+        for series in case["input_series"]:
+            (selector,) = selectors(series["series"])
+            known = SCRAPED.get(selector.name) or {*told()[selector.name], "job"}
+            assert {matcher.name for matcher in selector.matchers.matchers} <= known
+        fires |= {each["alertname"] for each in case["alert_rule_test"] if each["exp_alerts"]}
+    assert fires == {rule["alert"] for rule in ALERTS}
+
+
 def test_the_files_name_each_other() -> None:
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text(encoding="utf-8"))
     assert all((FOLDER / name).is_file() for name in config["rule_files"])

@@ -3,7 +3,8 @@
 from simulator.monitoring.exposition import OPENMETRICS, TEXT
 from simulator.monitoring.families import FAMILIES, LATENESS, OUTCOMES, REASONS, Family
 from simulator.monitoring.fleet import Fleet
-from simulator.monitoring.meters import Presence, Work, price
+from simulator.monitoring.meters import Presence, Work
+from simulator.monitoring.pending import PendingSteps
 from simulator.monitoring.snapshot import Catalogue, Gauges, Snapshot, take
 from simulator.monitoring.tally import Begun, Ended, Tally
 
@@ -20,10 +21,10 @@ __all__ = [
     "Family",
     "Fleet",
     "Gauges",
+    "PendingSteps",
     "Presence",
     "Snapshot",
     "Tally",
     "Work",
-    "price",
     "take",
 ]
