@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
 import promql_parser as promql
@@ -93,6 +93,21 @@ def selectors(text: str) -> list[Any]:
     return [n for n in parts(promql.parse(text)) if isinstance(n, promql.VectorSelector)]
 
 
+def labelling(node: Any) -> Iterator[Any]:
+    """The selectors whose labels an expression has: of two sides those of the left one, to which
+    the right one is matched."""
+    if isinstance(node, promql.BinaryExpr):
+        assert str(node.op) != "or"
+        yield from labelling(node.lhs)
+    elif isinstance(node, promql.VectorSelector):
+        yield node
+    else:
+        for each in islice(parts(node), 1, None):
+            if isinstance(each, promql.VectorSelector | promql.BinaryExpr):
+                yield from labelling(each)
+                return
+
+
 @pytest.mark.parametrize(("where", "text"), EXPRESSIONS, ids=[where for where, _ in EXPRESSIONS])
 def test_expressions_ask_for_metrics_and_labels_that_exist(where: str, text: str) -> None:
     found = selectors(text)
@@ -111,8 +126,8 @@ def test_expressions_ask_for_metrics_and_labels_that_exist(where: str, text: str
     for node in parts(promql.parse(text)):
         if isinstance(node, promql.AggregateExpr) and node.modifier is not None:
             for label in node.modifier.labels:
-                for selector in selectors(str(node.expr)):
-                    known = SCRAPED.get(selector.name) or {*told()[selector.name], "job"}
+                for selector in labelling(node.expr):
+                    known = SCRAPED.get(selector.name) or {*told()[selector.name], *SCRAPED["up"]}
                     assert label in known, (label, selector.name)
 
 
@@ -248,7 +263,7 @@ def test_every_alert_has_a_case_with_series_that_exist() -> None:
     for case in document["tests"]:
         for series in case["input_series"]:
             (selector,) = selectors(series["series"])
-            known = SCRAPED.get(selector.name) or {*told()[selector.name], "job"}
+            known = SCRAPED.get(selector.name) or {*told()[selector.name], *SCRAPED["up"]}
             assert {matcher.name for matcher in selector.matchers.matchers} <= known
         fires |= {each["alertname"] for each in case["alert_rule_test"] if each["exp_alerts"]}
     assert fires == {rule["alert"] for rule in ALERTS}
