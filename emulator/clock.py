@@ -94,7 +94,7 @@ class Clock:
             self.deployment.advance((min(moment, monotonic()) - self._start) * self.speed)
         except Exception as error:
             self._fail(error)
-            raise
+            raise RuntimeError("the simulation has failed") from error
 
     def arm(self) -> None:
         """Looks anew when something happens next; whoever changes the deployment calls it."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 from uuid import uuid4
 
-from emulator.answers import Answer, Answers, Lengths, Wanted
+from emulator.asking import Asking
 from emulator.clock import Clock
-from emulator.errors import ApiError, internal, leaving, too_long, wanted_error, wrong_value
+from emulator.errors import ApiError, internal, leaving, wanted_error, wrong_value
 from emulator.faults import Faults, RequestFault
 from emulator.metrics import Metrics
 from emulator.names import Names, Served, Sessions
@@ -22,9 +21,9 @@ from emulator.replies import Reply, Told
 from emulator.schema import MOST_CHOICES, ChatRequest, CompletionRequest
 from emulator.streams import CHAT, TEXT, Format, Head
 from emulator.texts import Texts
-from emulator.tokens import Tokenizer, block_keys
+from emulator.tokens import Tokenizer
 from simulator import UserError
-from simulator.live import Asked, FaultSchedule, LiveDeployment
+from simulator.live import FaultSchedule, LiveDeployment
 
 
 @dataclass(slots=True)
@@ -74,14 +73,10 @@ class Service:
         self.counts = Counts()
         self.leaving = False
         self.scenario_name = deployment.scenario.name
-        lengths = Lengths(deployment.traffic, deployment.scenario.measurement.seed)
-        self._answers = Answers(lengths, self.texts.tokenizer)
+        self._asking = Asking(deployment, self.texts.tokenizer)
         self._sessions = Sessions()
         self._replies: set[Reply] = set()
         self._recording = recording
-        self._epoch = 0
-        # By class: lengths of prompt and answer that fit together.
-        self._fits: dict[int, tuple[int, int]] = {}
         self._created = int(time.time())
 
     # --- what it is ------------------------------------------------------------------------------
@@ -100,7 +95,7 @@ class Service:
 
     def reset_prefix_cache(self) -> None:
         """No later request finds what earlier ones have left."""
-        self._epoch += 1
+        self._asking.forget_prefixes()
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -161,9 +156,9 @@ class Service:
         class_id = self.names.class_of(served, headers.get("x-traffic-class"))
         fault = self._fault(served, class_id, headers)
         session = self._sessions.number(headers.get("x-session-id") or body.user)
-        requests: list[tuple[Asked, Answer]] = []
-        for prompt in prompts:
-            requests += self._asked(body, served, prompt, class_id, session)
+        if body.truncate_prompt_tokens is not None:
+            prompts = [prompt[-body.truncate_prompt_tokens :] for prompt in prompts]
+        requests = self._asking.requests(body, served, prompts, class_id, session)
         count = sum(len(prompt) for prompt in prompts)
         number, created = headers.get("x-request-id") or uuid4().hex, int(time.time())
         each = body.answers
@@ -196,76 +191,6 @@ class Service:
         if fault is not None and fault.status is not None:
             raise wanted_error(fault.status, fault.retry_after_s)
         return fault if fault is not None and fault.of_answer else None
-
-    def _asked(
-        self,
-        body: ChatRequest | CompletionRequest,
-        served: Served,
-        prompt: list[int],
-        class_id: int,
-        session: int,
-    ) -> list[tuple[Asked, Answer]]:
-        """A prompt's answers as the deployment is asked for them."""
-        if body.truncate_prompt_tokens is not None:
-            prompt = prompt[-body.truncate_prompt_tokens :]
-        room = self._room(body, served, len(prompt))
-        wanted = Wanted(body.most_tokens, body.min_tokens or 0, bool(body.ignore_eos), body.stops,
-                        body.seed)  # fmt: skip
-        size, salt = self.deployment.block_size, ""
-        if size:
-            salt = f"{self._epoch} {served.root} {served.adapter} {body.cache_salt or ''}"
-        known = block_keys(prompt, size, salt) if size else ()
-        found = []
-        answers = self._answers.to(
-            prompt, wanted, room=room, class_id=class_id, answers=body.answers,
-            chat=isinstance(body, ChatRequest),
-        )  # fmt: skip
-        for place, answer in enumerate(answers):
-            tokens = len(answer.pieces)
-            asked = Asked(
-                len(prompt), tokens, class_id, session, served.adapter,
-                block_keys(prompt + answer.tokens, size, salt, known) if size else None,
-                place > 0 and self.deployment.several_answers,
-            )  # fmt: skip
-            self._check(asked)
-            found.append((asked, answer))
-        return found
-
-    def _room(
-        self, body: ChatRequest | CompletionRequest, served: Served, prompt_tokens: int
-    ) -> int:
-        """Tokens that an answer may have.
-
-        Raises:
-            ApiError: none, or fewer than asked for.
-        """
-        param = "messages" if isinstance(body, ChatRequest) else "prompt"
-        if prompt_tokens == 0:
-            raise wrong_value("The prompt has no tokens.", param)
-        most, wanted = served.max_model_len, max(body.most_tokens or 1, body.min_tokens or 1)
-        if prompt_tokens + wanted > most:
-            raise too_long(
-                f"The model's context is {most:,} tokens, and you asked for {prompt_tokens:,} in"
-                f" the {param} and {wanted:,} in the answer. Ask for less.", param,
-            )  # fmt: skip
-        return most - prompt_tokens
-
-    def _check(self, asked: Asked) -> None:
-        """Raises an ApiError if a request can never be served.
-
-        What is smaller than something that fits, fits as well.
-        """
-        prompt, answer = self._fits.get(asked.class_id, (0, 0))
-        if asked.input_tokens <= prompt and asked.output_tokens <= answer:
-            return
-        try:
-            self.deployment.check(asked)
-        except UserError as error:
-            raise too_long(f"{error}.", None) from None
-        both = max(asked.input_tokens, prompt), max(asked.output_tokens, answer)
-        with suppress(UserError):
-            self.deployment.check(Asked(*both, asked.class_id))
-            self._fits[asked.class_id] = both
 
     def _ended(self, told: Told, body: ChatRequest | CompletionRequest) -> None:
         self.metrics.ended(told.ending, told.finish_reason, max_tokens=body.most_tokens)

@@ -199,6 +199,21 @@ def test_what_can_never_fit_is_told(rig: Rig) -> None:
     assert answer.status == 413
 
 
+def test_what_is_too_much_for_one_request_is_told(rig: Rig) -> None:
+    answer = rig.post(TEXT, {"prompt": "a", "n": 128, "max_tokens": 100_000, "ignore_eos": True})
+    assert (answer.status, answer.error["param"]) == (400, "n")
+    assert "12,800,128 tokens" in answer.error["message"]
+    answer = rig.post(TEXT, {"prompt": ["a"] * 1025})
+    assert (answer.status, answer.error["param"]) == (400, "prompt")
+    for prompt in ([], [[]], [""]):
+        assert rig.post(TEXT, {"prompt": prompt}).error["param"] == "prompt"
+
+
+def test_prompts_can_be_cut_to_their_end(rig: Rig) -> None:
+    body = {"prompt": [1, 2, 3, 4, 5], "max_tokens": 1, "truncate_prompt_tokens": 2}
+    assert rig.post(TEXT, body).json["usage"]["prompt_tokens"] == 2
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"[]", b"nothing", b'{"prompt": NaN}', b'{"prompt": "\xff"}',

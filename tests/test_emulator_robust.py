@@ -70,7 +70,7 @@ def test_a_client_that_reads_nothing_is_cut_off(strict: Rig) -> None:
     before = strict.service.counts.cancelled
     with strict.connect() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.sendall(request(TEXT, {**LONG, "n": 64, "stream": True}))
+        connection.sendall(request(TEXT, {**LONG, "n": 40, "stream": True}))
         strict.until(lambda: strict.service.counts.cancelled == before + 1)
     strict.at_rest()
 
