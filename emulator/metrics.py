@@ -67,7 +67,6 @@ class Metrics:
         self._presence = Presence(self.fleet, changing=deployment.replicas_change)
         self._work = Work(self.fleet)
         self._catalogue = Catalogue(self.fleet)
-        self._changes = 0
         self._steps = PendingSteps(self._tally, self._work, _MOST_ROWS)
         self._begun: list[tuple[float, ...]] = []
         self._ended: list[tuple[float, ...]] = []
@@ -82,6 +81,7 @@ class Metrics:
         self._continues = self.fleet.flags(roles).tolist()
         deployment.on_steps.append(self._steps.note)
         deployment.on_begun.append(self._begins)
+        deployment.on_changes.append(self._presence.change)
 
     # --- what happens ----------------------------------------------------------------------------
 
@@ -205,9 +205,6 @@ class Metrics:
         """The values behind ``text``."""
         self.deployment.settle()
         self._add_up()
-        new = self.deployment.changes(self._changes)
-        self._changes += len(new)
-        self._presence.change(new)
         now_s = self.deployment.now_s
         energy_j = self._work.joules(self._presence.held_s(now_s))
         values = take(

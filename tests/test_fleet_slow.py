@@ -181,7 +181,8 @@ def test_a_crash_on_demand_is_an_outage(name: str) -> None:
         assert live.open_requests == 0
         heard.append([(client.ending, client.counts, client.times) for client in clients])
     assert repr(heard[0]) == repr(heard[1])
-    assert any(ending.outcome == "failed" or ending.preemptions for ending, _, _ in heard[0])
+    # They fail, or go on elsewhere.
+    assert any(e.outcome == "failed" or e.start_s > e.first_token_s for e, _, _ in heard[0])
 
 
 def test_without_settings_a_replica_is_away_for_half_a_minute() -> None:

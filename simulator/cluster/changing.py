@@ -339,6 +339,7 @@ class ChangingCluster(Cluster):
     def retire(self, replica: Replica) -> None:
         """See ``Host.retire``."""
         self.replicas.remove(replica)
+        self._routing.forget(replica)
         self._last_s = max(self._last_s, replica.last_s)
         replica.scheduler.check_integrity()
 

@@ -21,10 +21,6 @@ class Journal:
         """A replica changes its state."""
         self._states.append((now, replica, state))
 
-    def changes(self, since: int) -> list[tuple[float, int, int]]:
-        """Changes of replicas' states from the ``since``-th on."""
-        return self._states[since:]
-
     def decide(self, now: float, group: int, wanted: int) -> None:
         """So many replicas of a group are wanted from now on."""
         self._decisions.append((now, group, wanted))

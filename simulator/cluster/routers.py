@@ -210,6 +210,10 @@ class SessionAffinity:
         self._homes[session] = least
         return least
 
+    def forget(self, replica: Replica) -> None:
+        """A replica is gone for ever."""
+        self._homes = {s: home for s, home in self._homes.items() if home is not replica}
+
 
 def _draws(rng: np.random.Generator, n: int) -> Iterator[int]:
     while True:

@@ -9,7 +9,7 @@ import numpy as np
 
 from simulator.cluster.groups import ReplicaGroup
 from simulator.cluster.replica import Replica
-from simulator.cluster.routers import ROUTERS, Fleet, Route
+from simulator.cluster.routers import ROUTERS, Fleet, Route, SessionAffinity
 from simulator.scenario.pools import Role
 from simulator.scenario.routers import Router
 from simulator.serving.sequence import Sequence
@@ -76,6 +76,12 @@ class Routing:
         if self._class_of is None:
             return self._by_class[0].choose(sequence)
         return self._by_class[self._class_of[sequence.index]].choose(sequence)
+
+    def forget(self, replica: Replica) -> None:
+        """A replica is gone for ever: nothing needs to be kept of it."""
+        for route in self._by_class:
+            if isinstance(route, SessionAffinity):
+                route.forget(replica)
 
     def chooser(self) -> Callable[[Sequence], Replica]:
         """``choose``, without a detour where all requests have the same choice."""

@@ -19,8 +19,11 @@ from simulator.cluster.slot import Attempt, Slot
 from simulator.cluster.wake import LAST, Wake
 from simulator.errors import ScenarioError
 from simulator.live.ending import Beginning, Ending, ending_of
+from simulator.live.journal import LiveJournal
 from simulator.live.tokens import Listener, Stream, TokenClock
 from simulator.results.record import LANES_APART, UNFINISHED
+from simulator.serving.ordered import FairScheduler
+from simulator.serving.scheduler import DecodeSet, Scheduler
 from simulator.serving.sequence import Sequence
 from simulator.workload.growing import Asked, GrowingRequests
 from simulator.workload.requests import Floats
@@ -52,10 +55,12 @@ class LiveCluster(Cluster):
 
     def _choose_together(self, sequence: Sequence) -> Replica:
         """All answers to a prompt go where the first one went."""
-        if not sequence.follows:
-            return self._choose_first(sequence)
-        number: int = self.recorder.replica[sequence.index - 1] % LANES_APART
-        return self.replicas[number]
+        if sequence.follows:
+            placed: int = self.recorder.replica[sequence.index - 1]
+            if placed >= 0:
+                return self.replicas[placed % LANES_APART]
+            sequence.follows = False  # the one before was cancelled on its way
+        return self._choose_first(sequence)
 
     def _watch_tokens(self, replica: Replica) -> None:
         for lane in lanes_within(replica):
@@ -118,6 +123,7 @@ class LiveCluster(Cluster):
         if where is not None:
             self._leaving.add(index)
             self._expire(*where, float(self.env.now))
+        self._one_less()
 
     def _departed(self, sequence: Sequence) -> None:
         super()._departed(sequence)
@@ -129,9 +135,7 @@ class LiveCluster(Cluster):
         super()._after(index, at, served=served)
         self._where.pop(index, None)
         self._leaving.discard(index)
-        self._ends += 1
-        if self._ends % _FORGET_EVERY == 0:
-            self._forget()
+        self._one_less()
         stream = self._streams.get(index)
         if stream is None:
             return
@@ -144,6 +148,11 @@ class LiveCluster(Cluster):
 
         Wake(self.env, end, LAST).at(max(at, float(self.env.now)))
 
+    def _one_less(self) -> None:
+        self._ends += 1
+        if self._ends % _FORGET_EVERY == 0:
+            self._forget()
+
     def progress_of(self, index: int) -> Ending:
         """How far a request is that is not over, or how it went as its client is told so."""
         asked = self.requests.asked[index]
@@ -152,6 +161,9 @@ class LiveCluster(Cluster):
     def _forget(self) -> None:
         """Nothing is kept of requests that are over."""
         self.requests.forget(self._streams.keys() | self._leaving)
+        for replica in self.replicas:
+            for lane in lanes_within(replica):
+                _forget_gone(lane.scheduler)
         if self._handover is not None:
             self._handover.forget_gone()
 
@@ -161,11 +173,21 @@ class LiveCluster(Cluster):
         return len(self._streams)
 
 
+def _forget_gone(scheduler: Scheduler) -> None:
+    inner = scheduler.inner if isinstance(scheduler, FairScheduler) else scheduler
+    decoding = getattr(inner, "decoding", None)
+    if isinstance(decoding, DecodeSet):
+        decoding.forget_gone()
+
+
 class LiveChangingCluster(LiveCluster, ChangingCluster):
     """The same where replicas come and go."""
 
+    journal: LiveJournal
+
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        self.journal = LiveJournal()
         self._times_lost: array[int] = self.requests.column(0)
 
     def _open(self) -> None:

@@ -26,6 +26,7 @@ from simulator.errors import ScenarioError
 from simulator.live.cluster import LiveChangingCluster, LiveCluster
 from simulator.live.ending import Beginning, Ending
 from simulator.live.faults import ReplicaFaults
+from simulator.live.journal import Change
 from simulator.live.tokens import Listener
 from simulator.resolution.pools import ResolvedPool, group_of, resolve_pools
 from simulator.resolution.terms import class_terms
@@ -83,6 +84,9 @@ class LiveDeployment:
         on_steps: called with rows of the step table and of the gaps between tokens (see
             ``simulator.results.record``) of steps that have ended; about once a simulated second
             while there are any.
+        on_changes: called with the changes of replicas' states, in order of time, as often as
+            ``on_steps``: when, which one, and its state from then on (see
+            ``simulator.results.lives``). Nothing where all are up all the time.
         faults: makes replicas slow, and crashes them.
 
     Raises:
@@ -98,6 +102,7 @@ class LiveDeployment:
         self.members = [Member(pool.deployment, pool.resolved.cost) for pool in self.pools]
         self.traffic: Requests = traffic_of(scenario, base)
         self.on_steps: list[Callable[[StepTable, Gaps], None]] = []
+        self.on_changes: list[Callable[[list[Change]], None]] = []
         ranks = self.traffic.adapter_ranks if self.traffic.adapters is not None else None
         self._requests = GrowingRequests(self.traffic.classes, ranks)
         self._groups = [
@@ -234,7 +239,7 @@ class LiveDeployment:
         if until_s < inf and until_s > env.now:
             self._tick.at(until_s)
             step()
-        rows = len(self._cluster.recorder.rows) // ROW_BYTES
+        rows = len(self._cluster.recorder.rows) // ROW_BYTES + self._changed
         if rows > _SETTLE_ROWS or (rows and env.now - self._settled_s >= _SETTLE_S):
             self.settle()
 
@@ -243,14 +248,26 @@ class LiveDeployment:
         Wake(self._cluster.env, lambda _: call(), NORMAL).at(time_s)
 
     def settle(self) -> None:
-        """Gives on the rows of steps that have ended since the last time."""
+        """Gives on what has happened since the last time: the rows of steps that have ended, and
+        the changes of replicas."""
         recorder = self._cluster.recorder
         self._settled_s = self.now_s
         lanes = any(lanes_of(group.cost) > 1 for group in self._groups)
         steps = recorder.take_steps(lanes=lanes)
         gaps = recorder.take_gaps()
+        if recorder.waste is not None:
+            recorder.waste.forget()
+        if isinstance(self._cluster, LiveChangingCluster):
+            changes = self._cluster.journal.take()
+            for hear_changes in self.on_changes:
+                hear_changes(changes)
         for hear in self.on_steps:
             hear(steps, gaps)
+
+    @property
+    def _changed(self) -> int:
+        cluster = self._cluster
+        return len(cluster.journal) if isinstance(cluster, LiveChangingCluster) else 0
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -271,14 +288,6 @@ class LiveDeployment:
             kv_blocks_used=sum(lane.scheduler.kv.used for lane in lanes),
             slowness=self._cluster.slowness_of(replica),
         )
-
-    def changes(self, since: int = 0) -> list[tuple[float, int, int]]:
-        """What replicas went through, in order of time, from the ``since``-th change on: when,
-        which one, and its state from then on (see ``simulator.results.lives``). Nothing where all
-        are up all the time."""
-        if not isinstance(self._cluster, LiveChangingCluster):
-            return []
-        return self._cluster.journal.changes(since)
 
     @property
     def replicas_change(self) -> bool:

@@ -26,6 +26,10 @@ class KvWaste:
         """
         self._rows.extend((start_s, end_s, never_used, unfit))
 
+    def forget(self) -> None:
+        """Drops all rows."""
+        self._rows = array("d")
+
     def within(self, window: Window) -> tuple[float, float]:
         """Both, integrated over the window: slot-seconds."""
         rows = np.frombuffer(self._rows, dtype=np.float64).reshape(-1, 4)

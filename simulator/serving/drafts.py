@@ -43,6 +43,12 @@ class SpeculativeDecodeSet(PacedDecodeSet):
             chunked=self.chunked,
         )
 
+    def forget_gone(self) -> None:
+        """See ``DecodeSet.forget_gone``."""
+        super().forget_gone()
+        if self.table is not None:
+            self.table.forget_gone()
+
     def settle(self) -> None:
         """Before a step is planned: makes a timetable, or gives it up."""
         most = self._speculation.max_batch

@@ -8,7 +8,7 @@ the O(1) bookkeeping of decoding sequences is what makes the simulator fast.
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Protocol
 
 from simulator.costs.protocol import Chunk
@@ -261,6 +261,17 @@ class DecodeSet:
             left -= need[(self.steps + steps) % size]
             steps += 1
         return steps
+
+    def forget_gone(self) -> None:
+        """Drops what is still known of sequences that left before their end."""
+        self.ends = [entry for entry in self.ends if entry[2].finish_at == entry[0]]
+        self._local = [
+            entry
+            for entry in self._local
+            if entry[2].finish_at != NOT_DECODING and entry[2].order == entry[1]
+        ]
+        heapify(self.ends)
+        heapify(self._local)
 
     def stored(self, sequence: Sequence) -> int:
         """Tokens that a decoding sequence has in the cache."""

@@ -8,7 +8,7 @@ that a step costs the same whatever the batch, and many steps can be looked at t
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
@@ -211,7 +211,7 @@ class Timetable:
 
     def until_end(self) -> int:
         """Steps until somebody ends."""
-        self._forget_gone()
+        self._next_end()
         return self._ends[0][0] - self._now
 
     def steps_within(self, free: int, most: int) -> int:
@@ -250,7 +250,12 @@ class Timetable:
                 ended.append(entry[2])
         return ended
 
-    def _forget_gone(self) -> None:
+    def forget_gone(self) -> None:
+        """Drops what is still known of sequences that left before their end."""
+        self._ends = [entry for entry in self._ends if self._is_due(entry)]
+        heapify(self._ends)
+
+    def _next_end(self) -> None:
         ends = self._ends
         while not self._is_due(ends[0]):
             heappop(ends)
