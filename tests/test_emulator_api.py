@@ -300,3 +300,22 @@ def test_thinking_is_told_apart() -> None:
         cut = chat(rig, seed=1, max_tokens=5, stream=True).events
         assert len(cut) == 5
         assert all(event["choices"][0]["delta"]["reasoning_content"] for event in cut)
+
+
+def test_hidden_thinking_is_counted_and_not_told() -> None:
+    sets = ("workload.reasoning.hidden=true",)
+    with served("reasoning-32b-h100", sets, speed=100.0) as rig:
+        answer = chat(rig, seed=1).json
+        usage = answer["usage"]
+        thought = usage["completion_tokens_details"]["reasoning_tokens"]
+        assert thought > 0
+        assert "reasoning_content" not in answer["choices"][0]["message"]
+        events = chat(rig, seed=1, stream=True).events
+        assert len(events) == usage["completion_tokens"] - thought
+        told = "".join(event["choices"][0]["delta"]["content"] for event in events)
+        assert told == answer["choices"][0]["message"]["content"]
+        [cut] = chat(rig, seed=1, max_tokens=5, stream=True).events
+        assert cut["choices"][0] == {
+            "index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None,
+            "finish_reason": "length",
+        }  # fmt: skip

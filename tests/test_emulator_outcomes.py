@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -148,6 +149,38 @@ def test_adapters_are_models() -> None:
         assert cached == [False, True, False, False, True]
 
 
+def test_a_conversation_stays_on_its_replica() -> None:
+    sets = (
+        "deployment.replicas=4",
+        "deployment.router={kind: session_affinity, max_imbalance: 100}",
+    )
+    with served(sets=sets) as rig:
+
+        def busy() -> list[int]:
+            return [each.number for each in rig.service.deployment.replicas() if each.running]
+
+        def where(body: dict[str, Any], *headers: str) -> int:
+            with rig.connect() as connection:
+                connection.sendall(request(TEXT, {**LONG, **body, "stream": True}, *headers))
+                rig.until(lambda: len(busy()) == 1)
+                [number] = rig.inside(busy)
+            rig.at_rest()
+            return number
+
+        with rig.connect() as other:  # on the first replica, so that the next one goes elsewhere
+            other.sendall(request(TEXT, {**LONG, "max_tokens": 100_000, "stream": True}))
+            rig.until(lambda: busy() == [0])
+            with rig.connect() as mine:
+                mine.sendall(request(TEXT, {**LONG, "stream": True}, "X-Session-ID: mine"))
+                rig.until(lambda: len(busy()) == 2)
+                home = rig.inside(busy)[1]
+        rig.at_rest()
+        assert home != 0
+        assert where({}, "X-Session-ID: mine") == home
+        assert where({"user": "mine"}) == home
+        assert where({}) == 0
+
+
 # --- who may ask ---------------------------------------------------------------------------------
 
 
@@ -245,6 +278,26 @@ def test_answers_that_take_too_long_are_cut_at_the_end() -> None:
         got += everything(connection)
         assert b'"shutting_down"' in got
         assert got.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+def test_asked_twice_the_server_does_not_wait() -> None:
+    with served(drain_s=600.0, speed=1.0) as rig, rig.connect() as connection:
+        connection.sendall(request(TEXT, {**LONG, "stream": True}))
+        assert connection.recv(1000)
+        began = time.monotonic()
+        rig.server.stop()
+        rig.stop()
+        assert time.monotonic() - began < PATIENCE_S / 2
+
+
+def test_the_plain_loop_serves_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emulator.server._loop", lambda: "asyncio")
+    with served() as rig:
+        assert len(rig.post(TEXT, {**SHORT, "max_tokens": 50, "stream": True}).events) == 50
+        with rig.connect() as connection:
+            connection.sendall(request(TEXT, {**LONG, "stream": True}))
+            assert connection.recv(1000)
+        rig.at_rest()
 
 
 @pytest.fixture(scope="module")
