@@ -17,6 +17,9 @@ LOG = logging.getLogger("servecast")
 TURN_S = 0.005
 """After so long, events that are overdue let the sockets have a turn."""
 
+AWAKE_S = 0.0005
+"""So long before something is due the loop does not sleep: its timers know milliseconds only."""
+
 LATE_S, LATE_FOR_S = 0.1, 1.0
 """Who is so late for so long cannot keep up, and is told once."""
 
@@ -108,14 +111,17 @@ class Clock:
         if due == inf:
             return
         wait = self._start + due / self.speed - monotonic()
-        if wait <= 0.0:
+        if wait <= AWAKE_S:
             self._timer = self.loop.call_soon(self._tick)
         else:
-            self._timer = self.loop.call_later(wait, self._tick)
+            self._timer = self.loop.call_later(wait - AWAKE_S, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
         deployment, due = self.deployment, self._due
+        if due > self.now_s:
+            self.arm()
+            return
         stop = monotonic() + TURN_S
         try:
             while True:
@@ -129,9 +135,9 @@ class Clock:
         except Exception as error:
             self._fail(error)
             return
-        if due <= now:  # the clients that were told get their bytes before this call
-            wall = self._start + due / self.speed
-            self.turns.add(partial(self.loop.call_soon, self._measure, wall))
+        # The clients that were told get their bytes before this call.
+        wall = self._start + due / self.speed
+        self.turns.add(partial(self.loop.call_soon, self._measure, wall))
         self.arm()
 
     def _measure(self, due: float) -> None:

@@ -48,7 +48,7 @@ def test_who_is_not_admitted_is_told_to_come_later() -> None:
         "deployment.admission.rules=[{kind: queue_length, max_waiting: 3}]",
     )
     with served("admission-8b-l40s", sets) as rig:
-        answers = together(rig, [{**SHORT, "max_tokens": 600} for _ in range(16)])
+        answers = together(rig, [{**SHORT, "max_tokens": 300} for _ in range(16)])
         refused = [answer for answer in answers if answer.status != 200]
         assert 0 < len(refused) < 16
         for answer in refused:
@@ -61,7 +61,7 @@ def test_who_is_not_admitted_is_told_to_come_later() -> None:
 
 
 def test_answers_end_with_their_replica() -> None:
-    sets = ("deployment.replicas=1", "deployment.failures.outages=[{replica: 0, at_s: 40, for_s: 5}]",
+    sets = ("deployment.replicas=1", "deployment.failures.outages=[{replica: 0, at_s: 20, for_s: 5}]",
             "deployment.failures.detection_s=0.1", "deployment.retry=null")  # fmt: skip
     with served("failover-8b-h100", sets, speed=20.0) as rig:
         answers: list[Answer] = []
@@ -78,7 +78,7 @@ def test_answers_end_with_their_replica() -> None:
         *tokens, last = stream.events
         assert len(tokens) > 100
         assert last["error"]["code"] == "replica_failed"
-        rig.until(lambda: rig.service.clock.now_s > 60.0)
+        rig.until(lambda: rig.service.clock.now_s > 30.0)
         assert rig.post(TEXT, SHORT).status == 200
         rig.at_rest()
         assert rig.service.counts.failed == 2
@@ -236,10 +236,10 @@ def test_faults_by_header() -> None:
             )
             assert cut.count(b'"text":') == (20 if stream else 0)
             assert not cut.endswith(b"0\r\n\r\n")
-            header = {"X-Servecast-Fault": "stall-after=10; stall=20"}
+            header = {"X-Servecast-Fault": "stall-after=10; stall=6"}
             began = rig.inside(lambda: rig.service.clock.now_s)
             answer = rig.post(TEXT, {**body, "stream": stream}, header)
-            assert rig.inside(lambda: rig.service.clock.now_s) - began > 20.0
+            assert rig.inside(lambda: rig.service.clock.now_s) - began > 6.0
             assert answer.body.count(b'"text":') == (30 if stream else 1)
         with rig.connect() as connection:
             connection.sendall(
