@@ -181,11 +181,13 @@ def test_the_wheel_holds_all_of_the_app(tmp_path: Path) -> None:
     run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     packed = set(zipfile.ZipFile(wheel).namelist())
-    folder = ROOT / "dashboard"
     wanted = {
         file.relative_to(ROOT).as_posix()
-        for file in folder.rglob("*")
+        for folder in ("dashboard", "emulator")
+        for file in (ROOT / folder).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
-    assert {"dashboard/.streamlit/config.toml", "dashboard/icon.svg"} <= wanted
+    assert {
+        "dashboard/.streamlit/config.toml", "dashboard/icon.svg", "emulator/app.py"
+    } <= wanted  # fmt: skip
     assert wanted <= packed

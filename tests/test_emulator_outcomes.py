@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -17,6 +18,7 @@ from conftest import ROOT
 from emulator_rig import CHAT, MODEL, PATIENCE_S, TEXT, Answer, Rig, everything, request, served
 
 from simulator.cli import cli
+from simulator.cli.serve import NEEDED
 
 LONG = {"prompt": [7] * 500, "max_tokens": 3000, "ignore_eos": True}
 SHORT = {"prompt": [7, 8, 9], "max_tokens": 3, "ignore_eos": True}
@@ -349,6 +351,15 @@ def test_what_is_wrong_is_told_in_a_sentence(args: list[str], said: str) -> None
     assert done.stderr.count("\n") == 1
 
 
+def test_the_extra_holds_what_is_needed_and_tests_have_the_same() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    assert set(extras["serve"]) <= set(extras["test"])
+    names = {requirement.partition(">")[0] for requirement in extras["serve"]}
+    assert set(NEEDED) < names
+
+
 def test_without_the_extra_the_way_to_get_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["simulator.cli.serve"], "find_spec", lambda _: None)
     done = CliRunner().invoke(cli, ["serve", "chat-8b-h100"])
@@ -356,3 +367,18 @@ def test_without_the_extra_the_way_to_get_it_is_told(monkeypatch: pytest.MonkeyP
     assert done.stderr == (
         "Error: the server needs packages that are not installed; pip install 'servecast[serve]'\n"
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["disaggregated-70b-h100", "scale-to-zero-70b-h100", "speculative-eagle-8b-h100",
+     "data-parallel-attention-deepseek-v3-h200", "pipeline-70b-l40s", "static-batching"],
+)  # fmt: skip
+def test_every_kind_of_deployment_serves(name: str) -> None:
+    with served(name, speed=300.0) as rig:
+        events = rig.post(TEXT, {**SHORT, "max_tokens": 20, "stream": True}).events
+        assert sum(bool(event["choices"][0]["text"]) for event in events) == 20
+        several = rig.post(TEXT, {**SHORT, "n": 3}).json
+        assert several["usage"]["completion_tokens"] == 9
+        assert b"vllm:generation_tokens_total" in rig.get("/metrics").body
+        rig.at_rest()
