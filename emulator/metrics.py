@@ -80,6 +80,7 @@ class Metrics:
         roles = [group.role == "decode" for group in deployment.groups]
         self._continues = self.fleet.flags(roles).tolist()
         deployment.on_steps.append(self._steps.note)
+        deployment.on_preempted.append(self._tally.preempted)
         deployment.on_begun.append(self._begins)
         deployment.on_changes.append(self._presence.change)
 

@@ -275,6 +275,25 @@ def test_an_exported_simulation_goes_through_what_a_live_deployment_does() -> No
         assert share == pytest.approx(now["vllm:kv_cache_usage_perc"], abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("chat-8b-h100", 9000),
+        ("data-parallel-attention-deepseek-v3-h200", 60_000),
+        ("orders-two-classes-l40s", 9000),
+        ("speculative-eagle-8b-h100", 6000),
+    ],
+)
+def test_preemptions_are_told_when_they_happen(name: str, tokens: int) -> None:
+    scenario = load_scenario(name, [f"engine.kv_cache_tokens={tokens}"])
+    record = simulate(scenario, intervals=False, at_most=300).record
+    assert record.preempted is not None
+    at_s, _, count = record.preempted.T
+    assert count.sum() == record.preemptions.sum() > 0
+    assert (np.diff(at_s) >= 0).all()
+    assert at_s[-1] < record.end_s
+
+
 def test_an_export_counts_answers_and_what_cut_them() -> None:
     """Eight answers to each prompt, none longer than 150 tokens."""
     scenario = load_scenario("best-of-8b-h100", ["workload.max_tokens=150"])

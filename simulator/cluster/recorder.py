@@ -65,6 +65,7 @@ class Recorder:
         answer_s: when answers begin at their clients; None if no request thinks before it answers.
         adapter_rows: for each of the rows, if any, its ``adapters`` and ``adapter_tokens``.
         adapter_counts: what became of requests with adapters; None if there are none.
+        preempted: when how many sequences lost their KV blocks, as time, number of the lane, count.
         moved: where replicas say which KV blocks they move; None if none does.
         waste: where they say what their contiguous KV memory wastes; None if they have blocks.
     """
@@ -92,6 +93,7 @@ class Recorder:
         self.waste: KvWaste | None = None
         self.adapter_rows = bytearray()
         self.adapter_counts: AdapterCounts | None = None
+        self.preempted = array("d")
         self._chunks: list[list[np.ndarray]] = []
 
     def gap(self, replica: int, at_s: float, gap_s: float, count: int) -> None:
@@ -142,6 +144,13 @@ class Recorder:
         self.gaps = array("d")
         return gaps
 
+    def take_preempted(self) -> np.ndarray:
+        """The preemptions noted since they were last taken, as rows of time, replica, count."""
+        rows = np.array(self.preempted).reshape(-1, 3)
+        rows[:, 1] %= LANES_APART
+        self.preempted = array("d")
+        return rows
+
     def record(
         self,
         *,
@@ -180,6 +189,7 @@ class Recorder:
             outcome=np.where(completed, COMPLETED, outcome),
             steps=steps,
             gaps=self.take_gaps(),
+            preempted=self.take_preempted(),
             replicas=sum(group.count for group in groups),
             kv_blocks=max(group.kv_blocks for group in groups),
             block_size=max(group.block_size for group in groups),

@@ -285,11 +285,14 @@ class Replica:
             plan = self._schedule(now)
         self._plan = plan
         if plan is None:
+            self._note_preempted(0, now)
             if self.window_s and scheduler.waiting:
                 self._wake(max(0.0, self._oldest_s() + self.window_s - now))
             return
-        if plan.interrupted:
-            self._note_interrupted(plan, now)
+        if plan.preempted:
+            self._note_preempted(len(plan.preempted), now)
+            if plan.interrupted:
+                self._note_interrupted(plan, now)
         self._start = now
         if plan.chunks:
             self._steps = 1
@@ -444,6 +447,11 @@ class Replica:
         joined = self.scheduler.decoding_count - decoding
         if joined:
             paused[now] = paused.get(now, 0) + joined
+
+    def _note_preempted(self, count: int, now: float) -> None:
+        count += self.scheduler.preempted_in_vain()
+        if count:
+            self.recorder.preempted.extend((now, self.number, count))
 
     def _note_interrupted(self, plan: Plan, now: float) -> None:
         for sequence in plan.interrupted:

@@ -36,7 +36,7 @@ from simulator.results.record import Gaps, Group, StepTable
 from simulator.scenario.scenario import Scenario
 from simulator.simulation import traffic_of
 from simulator.workload.growing import Asked, GrowingRequests
-from simulator.workload.requests import OPEN_LOOP, ROOT, Requests
+from simulator.workload.requests import OPEN_LOOP, ROOT, Floats, Requests
 
 _SETTLE_ROWS = 1 << 12
 _SETTLE_S = 1.0
@@ -81,6 +81,8 @@ class LiveDeployment:
         traffic: what the scenario's workload would send; the lengths of answers are drawn from it.
         groups: the pools' replicas, by number.
         on_begun: called with the ``Beginning`` of each request whose first token has come.
+        on_preempted: called with preemptions as rows of time, replica and how many; as often as
+            ``on_steps``.
         on_steps: called with rows of the step table and of the gaps between tokens (see
             ``simulator.results.record``) of steps that have ended; about once a simulated second
             while there are any.
@@ -137,6 +139,7 @@ class LiveDeployment:
         self.several_answers = not self._changes and admission is None and paths is None
         self.groups: tuple[Group, ...] = tuple(self._cluster._recorded())
         self.on_begun: list[Callable[[Beginning], None]] = self._cluster.on_begun
+        self.on_preempted: list[Callable[[Floats], None]] = []
         self._settled_s = 0.0
         self._tick = Wake(self._cluster.env, lambda _: None)
         self.faults = ReplicaFaults(self._cluster)
@@ -263,6 +266,10 @@ class LiveDeployment:
                 hear_changes(changes)
         for hear in self.on_steps:
             hear(steps, gaps)
+        preempted = recorder.take_preempted()
+        if len(preempted):
+            for told in self.on_preempted:
+                told(preempted)
 
     @property
     def _changed(self) -> int:

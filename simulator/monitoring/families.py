@@ -93,7 +93,7 @@ FAMILIES: dict[str, Family] = {
         ),
         _engine("counter", "prefix_cache_queries", "Prompt tokens looked up in the prefix cache."),
         _engine("counter", "prefix_cache_hits", "Prompt tokens found in the prefix cache."),
-        _engine("counter", "num_preemptions", "Preemptions, counted as their requests end."),
+        _engine("counter", "num_preemptions", "Requests that lost their KV blocks to make room."),
         _engine("counter", "prompt_tokens", "Prompt tokens whose first output token has come."),
         _engine(
             "counter", "prompt_tokens_by_source", "The same by where their KV cache came from.",

@@ -62,9 +62,11 @@ def replay(
     begun, begun_ends = _by_time(*_begun(record, fleet), edges_s)
     ended, ended_ends = _by_time(*_ended(record, fleet), edges_s)
     answered, answered_ends = _by_time(*_answered(record), edges_s)
+    preempted = np.zeros((0, 3)) if record.preempted is None else record.preempted
+    preempted_ends = np.searchsorted(preempted[:, 0], edges_s, side="right")
     gauges = levels(record, members, fleet, edges_s)
     done = changed = 0
-    g = b = e = a = 0
+    g = b = e = a = p = 0
     before_s, before_j = 0.0, np.zeros(len(fleet.groups))
     for k, now_s in enumerate(edges_s.tolist()):
         tally.steps(rows(steps, done, step_ends[k]), _slice(gaps, g, gap_ends[k]))
@@ -72,6 +74,8 @@ def replay(
         tally.begun(_slice(begun, b, begun_ends[k]))
         tally.ended(_slice(ended, e, ended_ends[k]))
         tally.answered(*(column[a : answered_ends[k]] for column in answered))
+        tally.preempted(preempted[p : preempted_ends[k]])
+        p = preempted_ends[k]
         done, g, b, e, a = step_ends[k], gap_ends[k], begun_ends[k], ended_ends[k], answered_ends[k]
         while changed < len(changes) and changes[changed][0] <= now_s:
             presence.change(changes[changed : changed + 1])

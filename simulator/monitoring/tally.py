@@ -191,6 +191,11 @@ class Tally:
             self._count("spec_decode_num_draft_tokens", engine, speculation.tokens * drafts)
             self._count("spec_decode_num_accepted_tokens", engine, steps.accepted_tokens[mine])
 
+    def preempted(self, rows: Floats) -> None:
+        """Sequences have lost their KV blocks: rows of time, replica and how many."""
+        whole = rows.astype(np.int64)
+        self._count("num_preemptions", whole[:, 1], whole[:, 2])
+
     def begun(self, begun: Begun) -> None:
         """First tokens have come."""
         engine, prompt, cached = begun.prompt_engine, begun.prompt, begun.cached
@@ -208,8 +213,6 @@ class Tally:
     def ended(self, ended: Ended) -> None:
         """Requests are over."""
         self.outcomes += np.bincount(ended.outcome, minlength=len(OUTCOMES))
-        served = ended.engine >= 0
-        self._count("num_preemptions", ended.engine[served], ended.preemptions[served])
         done = np.flatnonzero(ended.outcome == 0)
         if not len(done):
             return

@@ -227,6 +227,8 @@ class RunRecord:
         groups: the pools; if none is given, all replicas are one, named ``default``.
         held: when replicas' devices were held, as rows of replica, from, until (s); None: all of
             them, all the time.
+        preempted: when sequences lost their KV blocks to make room, as rows of time, replica and
+            how many; None: not known.
         stages: where prompts are computed apart; None elsewhere.
         lives: what replicas that come and go went through; None: all are up all the time.
         end_s: when the last event happened.
@@ -270,6 +272,7 @@ class RunRecord:
     adapter_counts: AdapterCounts | None = None
     moved: KvMoved | None = None
     waste: KvWaste | None = None
+    preempted: Floats | None = None
     stages: Stages | None = None
     lives: Lives | None = None
 

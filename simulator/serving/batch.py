@@ -49,6 +49,10 @@ class BatchScheduler:
         """Slots that decode, padded ones included."""
         return self._slots if self._prefilled else 0
 
+    def preempted_in_vain(self) -> int:
+        """None: nobody is preempted."""
+        return 0
+
     def add(self, sequence: Sequence) -> None:
         """Queues a new sequence."""
         self.waiting.append(sequence)

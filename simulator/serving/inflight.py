@@ -61,6 +61,7 @@ class InFlightScheduler:
         self._waited = 0
         self.waiting: Waiting = deque() if waiting is None else waiting
         self.blocked = False
+        self._in_vain = 0
         # The first waiting one is blocked with a prefix hit. Should its cached blocks be taken
         # while it waits, its prompt would exceed the budget, and the shorter chunk could fit.
         self._hit_may_go = False
@@ -85,6 +86,11 @@ class InFlightScheduler:
         """Sequences that decode and the tokens they have stored, in the order of admission."""
         ahead = self.decoding.steps
         return [(s, s.offset + ahead) for s in self._running if s.finish_at != NOT_DECODING]
+
+    def preempted_in_vain(self) -> int:
+        """See ``Scheduler``."""
+        count, self._in_vain = self._in_vain, 0
+        return count
 
     def add(self, sequence: Sequence) -> None:
         """Queues a new sequence."""
@@ -125,6 +131,7 @@ class InFlightScheduler:
                 break  # all wait for blocks that no running sequence holds
             # The only running sequence, with a part of its prompt computed, lacked blocks and gave
             # its own back: it can start anew at once.
+            self._in_vain += len(plan.preempted)
         return None
 
     def _add_decodes(self, plan: Plan) -> None:

@@ -75,6 +75,10 @@ class FairScheduler:
         """See ``Scheduler``."""
         return self.inner.decoding_count
 
+    def preempted_in_vain(self) -> int:
+        """See ``Scheduler``."""
+        return self.inner.preempted_in_vain()
+
     def add(self, sequence: Sequence) -> None:
         """Queues a new sequence."""
         self.inner.add(sequence)

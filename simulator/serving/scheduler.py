@@ -100,6 +100,10 @@ class Scheduler(Protocol):
         is only admitted when one that runs ends."""
         ...
 
+    def preempted_in_vain(self) -> int:
+        """Preemptions since the last call that no plan tells of, because nothing could run then."""
+        ...
+
     def add(self, sequence: Sequence) -> None:
         """Queues a new sequence."""
         ...
