@@ -92,7 +92,7 @@ class _Endpoints:
         return _json({"status": "ok" if clock.keeps_up else "late"})
 
     async def metrics(self, request: Request) -> Response:
-        if self._service.clock.failure is None:
+        if not self._service.clock.over:
             self._service.clock.catch_up()  # time passes, and costs, where nothing happens as well
         text, kind = self._service.metrics.text(request.headers.get("accept", ""))
         return Response(text, headers={"content-type": kind})

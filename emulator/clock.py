@@ -36,6 +36,9 @@ class Clock:
 
     Attributes:
         turns: of those who write what has come.
+        keeps_up: the host has been quick enough.
+        failure: of the simulation; None: it goes on.
+        on_failure: called if it fails.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Clock:
         self.failure: Exception | None = None
         self.on_failure: Callable[[], None] = lambda: None
         self.turns = Turns()
+        self._stopped = False
         self._lateness = lateness
         self._timer: asyncio.Handle | None = None
         self._due = inf
@@ -62,8 +66,12 @@ class Clock:
         """Time ends."""
         if self._timer is not None:
             self._timer.cancel()
-        self.on_failure = lambda: None
-        self.failure = self.failure or RuntimeError("the clock was stopped")
+        self._stopped = True
+
+    @property
+    def over(self) -> bool:
+        """Nothing happens any more: it was stopped, or the simulation has failed."""
+        return self._stopped or self.failure is not None
 
     @property
     def now_s(self) -> float:
@@ -91,8 +99,8 @@ class Clock:
         Raises:
             RuntimeError: the simulation has failed, or its time has ended.
         """
-        if self.failure is not None:
-            raise RuntimeError("the simulation has failed") from self.failure
+        if self.over:
+            raise RuntimeError("the simulation has ended") from self.failure
         try:
             self.deployment.advance((min(moment, monotonic()) - self._start) * self.speed)
         except Exception as error:

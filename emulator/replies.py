@@ -185,7 +185,7 @@ class Reply:
 
     def cancel(self) -> None:
         """Takes back all that is open; blocks are free at the next step boundary."""
-        if self.over or self._clock.failure is not None:
+        if self.over or self._clock.over:
             return
         self._clock.catch_up()
         for choice in self.choices:

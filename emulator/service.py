@@ -165,8 +165,8 @@ class Service:
         echoes = [text for text in echo for _ in range(each)]
         head = Head(form, number[:128], created, served.name, count, echoes)
         reply = Reply(self.clock, each, bool(body.stream), lambda told: self._ended(told, body))
-        self._replies.add(reply)
         reply.send(requests, fault)
+        self._replies.add(reply)
         if self._recording is not None:
             for asked, _ in requests:
                 self._recording.sent(self.deployment.now_s, asked)

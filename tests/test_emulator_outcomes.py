@@ -93,7 +93,7 @@ def test_a_simulation_that_fails_is_told_and_the_server_answers(
         thread = Thread(target=lambda: answers.append(rig.post(TEXT, {**LONG, "stream": True})))
         answers: list[Answer] = []
         thread.start()
-        rig.until(lambda: rig.service.deployment.open_requests == 1)
+        rig.until(lambda: any(reply.choices[0].told for reply in rig.service._replies))
 
         def break_it() -> None:
             rig.service.deployment.advance = lambda _: 1 / 0  # type: ignore[method-assign,assignment]

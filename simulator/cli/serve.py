@@ -173,7 +173,7 @@ def _run(service: Service, scenario: Scenario, host: str, port: int) -> None:
             )
         Server(service, lambda: click.echo(_said(service, scenario, url))).run(sockets=[listening])
     click.echo(_counted(service))
-    if service.clock.failure is not None and not service.leaving:
+    if service.clock.failure is not None:
         raise service.clock.failure
 
 
