@@ -16,6 +16,8 @@ from simulator.errors import UserError
 from simulator.live import Asked, Ending, FaultSchedule, LiveDeployment, load_faults
 from tests.test_live_deployment import Client
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
 
 def deployment(name: str = "chat-8b-h100", **settings: Any) -> LiveDeployment:
     return LiveDeployment(load_scenario(name), **settings)
@@ -335,3 +337,21 @@ def test_several_answers_share_one_connection() -> None:
     live.advance(100.0)
     assert sum(sum(client.counts) for client in clients) == 9
     assert len(cuts) == 1
+
+
+def test_the_shipped_schedule_is_of_a_shipped_fleet() -> None:
+    plan = load_faults(EXAMPLES / "faults" / "ten-bad-minutes.yaml")
+    live = LiveDeployment(plan.applied_to(load_scenario("failover-8b-h100")))
+    faults = Faults(plan, live)
+    seen = set()
+    for second in range(0, 660, 2):
+        live.advance(float(second))
+        fault = faults.of({})
+        if fault is not None:
+            seen.add((fault.status, fault.stall_after_tokens, fault.cut_after_tokens))
+        states = [state.slowness for state in live.replicas()]
+        assert states.count(3.0) == (60 <= second < 180)
+        assert len(states) == 2 if 180 <= second < 240 or 300 <= second < 600 else len(states) == 3
+    assert seen == {
+        (429, None, None), (503, None, None), (None, 20, None), (None, 0, None), (None, None, 50),
+    }  # fmt: skip
