@@ -235,8 +235,15 @@ def test_faults_that_cannot_be_are_refused() -> None:
         live.faults.slow(0, factor=1.0, for_s=1.0)
     with pytest.raises(UserError, match="cannot crash"):
         live.faults.crash(0)
-    with pytest.raises(UserError, match="serve whole requests"):
-        LiveDeployment(load_scenario("disaggregated-70b-h100"), crashes=True)
+    for name, reason in (
+        ("disaggregated-70b-h100", "roles prefill and decode cannot crash"),
+        ("sharded-70b-h100", "share weights are not slow, and do not crash"),
+    ):
+        live = LiveDeployment(load_scenario(name), crashes=True)
+        with pytest.raises(UserError, match=reason):
+            live.faults.crash(0)
+    with pytest.raises(UserError, match="share weights are not slow"):
+        live.faults.slow(0, factor=2.0, for_s=1.0)
 
 
 def test_slow_and_crashing_share_one_list_of_settings() -> None:

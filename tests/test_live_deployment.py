@@ -18,6 +18,7 @@ from simulator.workload.requests import Requests
 
 SAME = {
     "admission-8b-l40s": 600,
+    "autoscaling-day-8b-l4": 150,
     "best-of-8b-h100": 400,
     "chat-8b-h100": 600,
     "data-parallel-attention-deepseek-v3-h200": 300,
@@ -28,7 +29,9 @@ SAME = {
     "mixed-pools-8b": 500,
     "orders-two-classes-l40s": 500,
     "pipeline-70b-l40s": 120,
+    "scale-to-zero-70b-h100": 60,
     "sessions-prefix-aware": 400,
+    "slow-replica-8b-h100": 4000,
     "speculative-eagle-8b-h100": 200,
     "spot-8b-l4": 600,
     "static-batching": 300,

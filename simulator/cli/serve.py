@@ -148,9 +148,7 @@ def serve(
         counted = from_file(Path(tokenizer)) if tokenizer else by_rule()
         faults = load_faults(Path(faults_file)) if faults_file else None
         deployed = faults.applied_to(scenario) if faults else scenario
-        # Replicas that hand requests on to others cannot crash on demand.
-        whole = all(pool.role == "serve" for pool in scenario.deployment.pools)
-        deployment = LiveDeployment(deployed, crashes=faults_by_header and whole)
+        deployment = LiveDeployment(deployed, crashes=faults_by_header)
         with ExitStack() as stack:
             recording = None
             if record is not None:

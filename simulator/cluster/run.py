@@ -310,6 +310,11 @@ class Cluster:
             self._slowdowns.begin(replica, factor, for_s)
         return replica is not None
 
+    @property
+    def apart(self) -> bool:
+        """Whether prompts and answers have replicas of their own."""
+        return self._handover is not None
+
     def slowness_of(self, replica: Replica) -> float:
         """How many times as long its steps take now as they would."""
         return self._slowdowns.factor_of(replica)

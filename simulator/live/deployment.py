@@ -73,7 +73,9 @@ class LiveDeployment:
             answers are known here; when requests come is the clients' business, and so are their
             patience (``deployment.timeout_s``) and their retries (``admission.retries``).
         base: folder that relative paths in the scenario start from; default: the current one.
-        crashes: replicas may be told to crash, also where the scenario has none that do.
+        crashes: replicas may be told to crash, also where the scenario has none that do; where the
+            simulation has no crashes (roles prefill and decode, shared weights), telling them so
+            is refused.
 
     Attributes:
         pools: resolved, in the order of the scenario.
@@ -120,13 +122,9 @@ class LiveDeployment:
             "network_s": serving.network_ms / 1e3,
             "paths": paths,
         }
-        if crashes and paths is not None:
-            raise ScenarioError(
-                "crashes on demand are simulated for pools that serve whole requests",
-                where="deployment.pools",
-                hint="leave them out, or the roles prefill and decode",
-            )
-        fate = Serving(serving.gateway, serving.retry, strikes=crashes)
+        together = any(pool.deployment.layout.fsdp > 1 for pool in self.pools)
+        strikes = crashes and paths is None and not together
+        fate = Serving(serving.gateway, serving.retry, strikes=strikes)
         rejected = np.zeros(0, dtype=np.bool_)
         self._changes = fate.holds([group.life for group in self._groups])
         self._cluster: LiveCluster
@@ -142,7 +140,7 @@ class LiveDeployment:
         self.on_preempted: list[Callable[[Floats], None]] = []
         self._settled_s = 0.0
         self._tick = Wake(self._cluster.env, lambda _: None)
-        self.faults = ReplicaFaults(self._cluster)
+        self.faults = ReplicaFaults(self._cluster, together=together)
         self._cluster.begin()
         self._pool_of = [pool.name for pool, g in zip(self.pools, self._groups, strict=True)
                          for _ in range(g.replicas)]  # fmt: skip

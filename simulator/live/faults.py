@@ -14,10 +14,12 @@ class ReplicaFaults:
 
     Args:
         cluster: whose they are.
+        together: they share their weights, so that none is slow or crashes alone.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, *, together: bool) -> None:
         self._cluster = cluster
+        self._together = together
 
     @property
     def crashes(self) -> bool:
@@ -60,6 +62,12 @@ class ReplicaFaults:
             UserError: replicas of this deployment stay, or as of ``slow``.
         """
         number = self._known(replica)
+        if self._cluster.apart:
+            raise UserError(
+                "replicas with the roles prefill and decode cannot crash in the simulation",
+                where="crash",
+                hint="use pools that serve whole requests",
+            )
         if not isinstance(self._cluster, ChangingCluster):
             raise UserError(
                 "the replicas of this deployment cannot crash",
@@ -75,6 +83,12 @@ class ReplicaFaults:
                 f"there is no replica {replica}",
                 where="replica",
                 hint=f"numbers go from 0 to {count - 1}",
+            )
+        if self._together:
+            raise UserError(
+                "replicas that share weights are not slow, and do not crash, one by one",
+                where="replica",
+                hint="leave out parallelism.fsdp",
             )
         return replica
 
