@@ -20,7 +20,7 @@ from simulator.scenario.scenario import Scenario
 from simulator.serving.kv_cache import KvLayout
 from tests.metronome import Metronome, same
 from tests.rig import limits, requests
-from tests.test_live_deployment import Client
+from tests.test_live_deployment import Client, replay
 
 # --- by hand: two seconds for a step with prompts, one for a decode step -------------------------
 
@@ -146,6 +146,19 @@ def test_on_demand_it_is_what_the_simulation_has(name: str) -> None:
     assert later.ending is not None
     slowest = max(client.ending.e2e_s for client in heard[0] if client.ending is not None)
     assert slowest > 1.5 * later.ending.e2e_s
+
+
+@pytest.mark.parametrize(
+    "name", ["failover-8b-h100", "pipeline-70b-l40s", "disaggregated-70b-h100"]
+)
+def test_live_it_is_the_simulation(name: str) -> None:
+    times = [{"replica": 0, "at_s": 1.0, "for_s": 3.0, "factor": 4.0}]
+    scenario = slowed(name, {"slowdowns": times})
+    record = simulate(scenario, intervals=False, at_most=150).record
+    assert (record.steps.stall_s / record.steps.duration_s).max() > 0.74
+    for index, client in replay(LiveDeployment(scenario), record).items():
+        assert client.ending is not None
+        assert client.ending.finish_s == pytest.approx(record.finish_s[index], abs=1e-9, rel=1e-9)
 
 
 def test_a_replica_that_crashes_comes_back_fast() -> None:

@@ -31,7 +31,6 @@ SAME = {
     "pipeline-70b-l40s": 120,
     "scale-to-zero-70b-h100": 60,
     "sessions-prefix-aware": 400,
-    "slow-replica-8b-h100": 4000,
     "speculative-eagle-8b-h100": 200,
     "spot-8b-l4": 600,
     "static-batching": 300,
