@@ -1,7 +1,7 @@
 """What a scrape of the live metrics costs, by number of replicas, and what prometheus_client would
 take to print the same.
 
-    python benchmarks/metrics.py
+    python -m benchmarks.metrics
 """
 
 from __future__ import annotations

@@ -31,8 +31,9 @@ from simulator.monitoring import (
 
 _POWER_OVER_S = 5.0
 """Simulated seconds over which power is a mean, at least."""
-_MOST_ROWS = 1 << 13
-"""Requests and rows of steps that are noted before they are added up together."""
+_MOST_REQUESTS, _MOST_STEPS = 1 << 13, 1 << 10
+"""What is noted before it is added up together: requests, and rows of steps, few enough for a
+scrape to be quick."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -67,7 +68,7 @@ class Metrics:
         self._presence = Presence(self.fleet, changing=deployment.replicas_change)
         self._work = Work(self.fleet)
         self._catalogue = Catalogue(self.fleet)
-        self._steps = PendingSteps(self._tally, self._work, _MOST_ROWS)
+        self._steps = PendingSteps(self._tally, self._work, _MOST_STEPS)
         self._begun: list[tuple[float, ...]] = []
         self._ended: list[tuple[float, ...]] = []
         self._answered: list[tuple[int, int, int]] = []
@@ -114,7 +115,7 @@ class Metrics:
                 np.nan if max_tokens is None else max_tokens,
             )
         )
-        if len(self._ended) > _MOST_ROWS:
+        if len(self._ended) > _MOST_REQUESTS:
             self._add_up()
 
     def answered(self, replica: int, answers: int, longest: int) -> None:
@@ -149,7 +150,7 @@ class Metrics:
                 self._continues[beginning.replica],
             )
         )
-        if len(self._begun) > _MOST_ROWS:
+        if len(self._begun) > _MOST_REQUESTS:
             self._add_up()
 
     def _add_up(self) -> None:
