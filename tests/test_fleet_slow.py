@@ -148,9 +148,7 @@ def test_on_demand_it_is_what_the_simulation_has(name: str) -> None:
     assert slowest > 1.5 * later.ending.e2e_s
 
 
-@pytest.mark.parametrize(
-    "name", ["failover-8b-h100", "pipeline-70b-l40s", "disaggregated-70b-h100"]
-)
+@pytest.mark.parametrize("name", ["chat-8b-h100", "pipeline-70b-l40s", "disaggregated-70b-h100"])
 def test_live_it_is_the_simulation(name: str) -> None:
     times = [{"replica": 0, "at_s": 1.0, "for_s": 3.0, "factor": 4.0}]
     scenario = slowed(name, {"slowdowns": times})
