@@ -1,6 +1,6 @@
 """What the emulator bears on this machine.
 
-    python -m benchmarks.emulator [--streams 100,200,500] [--requests 100000]
+    python -m benchmarks.emulator [--streams 100,200,500] [--replicas 1] [--requests 100000]
 
 Two tables. The first: so many streams at once in real time, a server of its own for each row; what
 the clients saw beside ``simulate()`` of the same arrivals. The last row that agrees (5% + 3 ms) is
@@ -25,8 +25,8 @@ from benchmarks.emulator.streams import Bodies, Seen, steady, wave
 
 SCENARIO = "chat-8b-h100"
 PROMPT, OUTPUT = 64, 300
-RAMP_S = 1.0
-"""The streams of a row begin within so much time."""
+BEGIN_PER_S = 250
+"""Streams of a row that begin in a second; all of them are open before the first one ends."""
 
 SHORT_PROMPT, SHORT_OUTPUT = 32, 4
 WIDTH = 64
@@ -36,33 +36,37 @@ WIDTH = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--streams", default="50,100,200,350,500,750", help="rows; empty: none")
+    parser.add_argument("--replicas", type=int, default=1, help="that the streams are spread over")
     parser.add_argument("--output", type=int, default=OUTPUT, help="tokens of a stream")
     parser.add_argument("--requests", type=int, default=100_000, help="short ones; 0: none")
     parser.add_argument("--speed", type=float, default=20.0, help="of the clock for short ones")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if asked.streams:
-            limits([int(n) for n in asked.streams.split(",")], asked.output, Path(folder))
+            rows = [int(streams) for streams in asked.streams.split(",")]
+            limits(rows, asked.output, asked.replicas, Path(folder))
         if asked.requests:
             memory(asked.requests, asked.speed, Path(folder))
 
 
-def limits(rows: list[int], output: int, folder: Path) -> None:
+def limits(rows: list[int], output: int, replicas: int, folder: Path) -> None:
     """Streams at once, and what their clients see."""
-    print(f"{SCENARIO}: streams at once, {PROMPT} tokens in, {output} out, in real time")
+    lengths = f"{PROMPT} tokens in, {output} out"
+    print(f"{SCENARIO}, replicas: {replicas}; streams at once, {lengths}, in real time")
     print("(ms as seen/as predicted; late: 99% of what the server wrote)")
     print("streams  tokens/s      TTFT p50      TTFT p99      TPOT p50      TPOT p99   late  agrees"
           "  server")  # fmt: skip
     for streams in rows:
-        print(limit(streams, output, folder), flush=True)
+        print(limit(streams, output, replicas, folder), flush=True)
 
 
-def limit(streams: int, output: int, folder: Path) -> str:
+def limit(streams: int, output: int, replicas: int, folder: Path) -> str:
     """One row."""
     seen = [Seen(PROMPT, output) for _ in range(streams)]
-    at_s = np.linspace(0.0, RAMP_S, streams, endpoint=False)
-    came = folder / "came.jsonl"
-    with served([SCENARIO, "--record", str(came)], folder / "server.log") as server:
+    at_s = np.arange(streams) / BEGIN_PER_S
+    came, more = folder / "came.jsonl", f"deployment.replicas={replicas}"
+    arguments = [SCENARIO, "--set", more, "--record", str(came)]
+    with served(arguments, folder / "server.log") as server:
         began, busy = time.perf_counter(), server.busy_s
         asyncio.run(wave(bodies(server), seen, at_s.tolist()))
         share = (server.busy_s - busy) / (time.perf_counter() - began)
@@ -72,7 +76,7 @@ def limit(streams: int, output: int, folder: Path) -> str:
         "ttft_ms": np.array([1e3 * (r.first_s - r.sent_s) for r in seen]),
         "tpot_ms": np.array([1e3 * (r.last_s - r.first_s) / (r.tokens - 1) for r in seen]),
     }
-    lines = compared(measured, predicted_times(SCENARIO, [], came))
+    lines = compared(measured, predicted_times(SCENARIO, [more], came))
     (tpot,) = (line for line in lines if (line.metric, line.statistic) == ("tpot_ms", "p50"))
     figures = "".join(f"{f'{line.measured:.1f}/{line.predicted:.1f}':>14}" for line in lines)
     return (
