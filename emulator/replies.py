@@ -130,6 +130,11 @@ class Reply:
         return self._open == 0
 
     @property
+    def behind(self) -> bool:
+        """Tokens have come that were not told."""
+        return any(choice.told < choice.heard for choice in self.choices)
+
+    @property
     def cached_tokens(self) -> int:
         """Tokens of the prompts that were found in the prefix cache, as far as it is known; of
         several answers to a prompt, what the first one found."""

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from emulator.service import Service
 
 
+AT_ONCE = 256
+"""Tokens of a reply that are written at once, at most: a client that lags has no more in memory."""
+
+
 class Answering(Response):
     """The answer to a request for text; an ASGI application as all responses are.
 
@@ -101,16 +105,19 @@ class Answering(Response):
         streams = [Events(self._head, choice, body.usage_always) for choice in reply.choices]
         single = streams[0] if len(streams) == 1 else None
         message: dict[str, Any] = {"type": "http.response.body", "body": b"", "more_body": True}
-        started = False
+        started = behind = False
+        most = max(1, AT_ONCE // len(streams))
         while True:
-            await reply.news()
+            if not behind:
+                await reply.news()
             if reply.gone:
                 return
             if single is not None:
-                text = single.take()
+                text = single.take(most)
             else:
-                text = "".join([stream.take() for stream in streams])
-            over = (reply.over or reply.error is not None) and not reply.cut_off
+                text = "".join([stream.take(most) for stream in streams])
+            behind = reply.behind
+            over = (reply.over or reply.error is not None) and not (reply.cut_off or behind)
             if not started and (text or over):
                 if reply.error is not None and not text:
                     raise reply.error
@@ -121,7 +128,7 @@ class Answering(Response):
             if text:
                 message["body"] = text.encode()
                 await send(message)
-            if reply.cut_off:
+            if reply.cut_off and not behind:
                 return
         end = text.encode() + self._ending(reply.error)
         await send({"type": "http.response.body", "body": end})

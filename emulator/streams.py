@@ -111,11 +111,12 @@ class Events:
             self._first = self._begin, self._begin, head.echoed(choice)
             self._tail = ',"logprobs":null,"finish_reason":'
 
-    def take(self) -> str:
-        """The events of all tokens that have come and were not told; of thinking that the client
-        does not get there are none."""
+    def take(self, most: int) -> str:
+        """The events of tokens that have come and were not told, but not of more than ``most``; of
+        thinking that the client does not get there are none."""
         choice = self._choice
-        answer, told, heard = choice.answer, choice.told, choice.heard
+        answer, told = choice.answer, choice.told
+        heard = min(choice.heard, told + most)
         pieces, thinking, last = answer.pieces, answer.thinking, len(answer.pieces) - 1
         tail, events = self._tail, []
         choice.told = heard
