@@ -60,6 +60,13 @@ class Connection(HttpToolsProtocol):
 
     # --- the request -----------------------------------------------------------------------------
 
+    def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``."""
+        super().data_received(data)
+        # Empty lines before a request end the wait of an idle connection and begin nothing.
+        if self.asking_since == inf and (self.cycle is None or self.cycle.response_complete):
+            self.asking_since = monotonic()
+
     def on_message_begin(self) -> None:
         """See ``httptools``."""
         super().on_message_begin()

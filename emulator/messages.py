@@ -12,6 +12,10 @@ _TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal"
 """Kinds of parts that are text, and the key of it."""
 
 
+_LONGEST_NAME = 256
+"""Characters of a role or a name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message.
@@ -42,6 +46,8 @@ def _read(message: Mapping[str, Any], where: str) -> Message:
         raise UserError("a message needs a role", where=f"{where}.role", hint='such as "user"')
     if name is not None and not isinstance(name, str):
         raise UserError("a name is a string", where=f"{where}.name")
+    if len(role) > _LONGEST_NAME or len(name or "") > _LONGEST_NAME:
+        raise UserError(f"roles and names have {_LONGEST_NAME} characters at most", where=where)
     content = message.get("content")
     if not isinstance(content, str):
         content = _joined(content, f"{where}.content")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from emulator.errors import ApiError, wrong_value
 from simulator import UserError
@@ -124,19 +125,21 @@ class Sessions:
     """Numbers of conversations, for routers that keep each on its replica."""
 
     def __init__(self) -> None:
-        self._numbers: OrderedDict[str, int] = OrderedDict()
+        self._numbers: OrderedDict[bytes, int] = OrderedDict()
 
     def number(self, name: str | None) -> int:
         """Of a conversation; -1: none."""
         if not name:
             return -1
         numbers = self._numbers
-        found = numbers.get(name)
+        # Names may have megabytes, so they are not kept.
+        key = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        found = numbers.get(key)
         if found is not None:
-            numbers.move_to_end(name)
+            numbers.move_to_end(key)
             return found
         fresh = len(numbers)
         if fresh == SESSIONS:
             _, fresh = numbers.popitem(last=False)
-        numbers[name] = fresh
+        numbers[key] = fresh
         return fresh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -128,13 +129,12 @@ class Service:
             raise wrong_value(
                 f"There may be {MOST_CHOICES:,} answers at most to all prompts together.", "prompt"
             )
-        tokens = [
-            await self.texts.prompt(each, served) if isinstance(each, str) else each
-            for each in prompts
-        ]
-        echo = []
-        if body.echo:
-            echo = [each if isinstance(each, str) else self.texts.text(each) for each in prompts]
+        tokens = []
+        for place, each in enumerate(prompts):
+            if place:
+                await asyncio.sleep(0)  # others have a turn between two texts
+            tokens.append(await self.texts.prompt(each, served) if isinstance(each, str) else each)
+        echo = prompts if body.echo else []
         return self._ask(TEXT, body, served, tokens, echo, headers, asked_at)
 
     def _ask(
@@ -143,7 +143,7 @@ class Service:
         body: ChatRequest | CompletionRequest,
         served: Served,
         prompts: Sequence[list[int]],
-        echo: list[str],
+        echo: Sequence[str | list[int]],
         headers: Mapping[str, str],
         asked_at: float,
     ) -> tuple[Head, Reply]:
@@ -162,7 +162,8 @@ class Service:
         count = sum(len(prompt) for prompt in prompts)
         number, created = headers.get("x-request-id") or uuid4().hex, int(time.time())
         each = body.answers
-        echoes = [text for text in echo for _ in range(each)]
+        said = (text if isinstance(text, str) else self.texts.text(text) for text in echo)
+        echoes = [text for text in said for _ in range(each)]
         head = Head(form, number[:128], created, served.name, count, echoes)
         reply = Reply(self.clock, each, bool(body.stream), lambda told: self._ended(told, body))
         reply.send(requests, fault)

@@ -44,7 +44,7 @@ class Texts:
             ApiError: it is malformed, or far too long.
         """
         size = sum(len(str(message.get("content") or "")) for message in messages)
-        self._check(size, served, "messages")
+        self._check(max(size, self._longest * len(messages)), served, "messages")
         try:
             return await _beside(size, chat_tokens, messages, self.tokenizer)
         except UserError as error:

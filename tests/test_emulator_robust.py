@@ -12,8 +12,11 @@ from threading import Thread
 
 import pytest
 from emulator_rig import CHAT, PATIENCE_S, TEXT, Rig, everything, request, served
+from pydantic import ValidationError
 
 from emulator.connections import MOST_HEAD_BYTES, MOST_PIPELINED
+from emulator.names import Sessions
+from emulator.schema import ChatRequest, CompletionRequest, DetokenizeRequest
 
 LONG = {"prompt": [7] * 500, "max_tokens": 20_000, "ignore_eos": True}
 SHORT = {"prompt": [7, 8, 9], "max_tokens": 3, "ignore_eos": True}
@@ -260,3 +263,49 @@ def test_nothing_is_left_of_a_storm(rig: Rig) -> None:
     rig.at_rest()
     assert not rig.inside(lambda: rig.service.open_replies)
     alive(rig)
+
+
+# --- bodies that cost more than they look --------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [1, "x", -1, None, [], ["x"], {}])
+def test_millions_of_mistakes_are_one(wrong: object) -> None:
+    """Each complaint takes 100 times the memory of what it is about."""
+    many = [wrong] * 1000
+    for kind, body in (
+        (ChatRequest, {"messages": many if wrong != {} else [1] * 1000}),
+        (CompletionRequest, {"prompt": [*([] if wrong == [] else [7]), *many, {}]}),
+        (CompletionRequest, {"prompt": [[*many, {}]]}),
+        (CompletionRequest, {"prompt": "x", "stop": [wrong] * 65}),
+        (DetokenizeRequest, {"tokens": [*many, "x"]}),
+    ):
+        with pytest.raises(ValidationError) as caught:
+            kind.model_validate(body)
+        assert caught.value.error_count() <= 6
+
+
+def test_conversations_are_remembered_by_a_digest_alone() -> None:
+    sessions = Sessions()
+    assert [sessions.number(name * 100_000) for name in "abcab"] == [0, 1, 2, 0, 1]
+    assert sum(map(len, sessions._numbers)) < 100
+    assert sessions.number("\ud800") == 3
+
+
+def test_what_cannot_fit_is_told_before_it_is_read(rig: Rig) -> None:
+    for messages in (
+        [{"role": "u" * 300, "content": "x"}],
+        [{"role": "u", "name": "n" * 300, "content": "x"}],
+    ):
+        assert rig.post(CHAT, {"messages": messages}).error["param"] == "messages"
+    limit = rig.get("/v1/models").json["data"][0]["max_model_len"]
+    messages = '{"messages": [' + ",".join(['{}'] * (limit + 1)) + "]}"
+    answer = rig.post(CHAT, messages.encode())
+    assert answer.error["code"] == "context_length_exceeded"
+
+
+def test_empty_lines_do_not_keep_a_connection(strict: Rig) -> None:
+    with strict.connect() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK")
+        connection.sendall(b"\r\n")
+        assert everything(connection) == b""
