@@ -64,7 +64,8 @@ class Connection(HttpToolsProtocol):
         """See ``asyncio.Protocol``."""
         super().data_received(data)
         # Empty lines before a request end the wait of an idle connection and begin nothing.
-        if self.asking_since == inf and (self.cycle is None or self.cycle.response_complete):
+        cycle: RequestResponseCycle | None = self.cycle
+        if self.asking_since == inf and (cycle is None or cycle.response_complete):
             self.asking_since = monotonic()
 
     def on_message_begin(self) -> None:

@@ -122,14 +122,14 @@ class Service:
     ) -> tuple[Head, Reply]:
         """Prompts go to the deployment; see ``chat``."""
         served = self.names.find(body.model)
-        prompts = body.prompts
+        prompts: Sequence[str | list[int]] = body.prompts
         if not prompts:
             raise wrong_value("There is no prompt.", "prompt")
         if len(prompts) * body.answers > MOST_CHOICES:
             raise wrong_value(
                 f"There may be {MOST_CHOICES:,} answers at most to all prompts together.", "prompt"
             )
-        tokens = []
+        tokens: list[list[int]] = []
         for place, each in enumerate(prompts):
             if place:
                 await asyncio.sleep(0)  # others have a turn between two texts

@@ -298,7 +298,7 @@ def test_what_cannot_fit_is_told_before_it_is_read(rig: Rig) -> None:
     ):
         assert rig.post(CHAT, {"messages": messages}).error["param"] == "messages"
     limit = rig.get("/v1/models").json["data"][0]["max_model_len"]
-    messages = '{"messages": [' + ",".join(['{}'] * (limit + 1)) + "]}"
+    messages = '{"messages": [' + ",".join(["{}"] * (limit + 1)) + "]}"
     answer = rig.post(CHAT, messages.encode())
     assert answer.error["code"] == "context_length_exceeded"
 
