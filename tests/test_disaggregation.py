@@ -16,6 +16,7 @@ from simulator.results import Result
 from simulator.results.definitions import DEFINITIONS, value_at
 from simulator.results.integrity import violations
 from simulator.results.record import OUTCOMES, RunRecord
+from simulator.scenario import load_scenario
 from simulator.scenario.policies import ContinuousPolicy, FullReservationPolicy, PrefillFirstPolicy
 from simulator.scenario.scenario import Scenario
 from simulator.serving.kv_cache import KvLayout
@@ -333,3 +334,11 @@ def test_the_answer_begins_after_the_thinking_here_too() -> None:
 def test_several_answers_to_a_prompt_are_refused() -> None:
     with pytest.raises(ScenarioError, match="several answers"):
         simulate(scenario(workload=THINKING | {"samples": {"n": 2}}))
+
+
+def test_preemptions_on_both_replicas_count() -> None:
+    tight = ["engine.kv_cache_tokens=32000", "deployment.oversized_requests=reject"]
+    scenario = load_scenario("disaggregated-70b-h100", tight)
+    record = simulate(scenario, intervals=False, at_most=400).record
+    assert record.preempted is not None
+    assert record.preemptions.sum() == record.preempted[:, 2].sum() > 500

@@ -372,6 +372,14 @@ class DecodeReplica(Replica):
         elif self._steps > 1:
             self._cut()
 
+    def _leave(self, ended: list[Sequence], at: float) -> None:
+        """What their prompts lost on the other replica counts as well."""
+        preemptions = self.recorder.preemptions
+        before = [(s.index, preemptions[s.index]) for s in ended if s.preemptions]
+        super()._leave(ended, at)
+        for index, count in before:
+            preemptions[index] += count
+
     def _schedule(self, now: float) -> Plan | None:
         scheduler = self.scheduler
         if self.answers is not None:
