@@ -14,6 +14,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from emulator.errors import error_body
+from emulator.upgrades import PlainParser
 
 MOST_HEAD_BYTES = 64 << 10
 """Of a request: address and headers."""
@@ -45,6 +46,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        self.parser = PlainParser(self)  # type: ignore[assignment]
         self.asking_since = self.stuck_since = self.closing_since = inf
         self._head = 0
         self._why = 400, "The request is not valid HTTP.", "invalid_http"
@@ -93,6 +95,10 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """See ``httptools``."""
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("this is no proxy")
+            return
         if len(self.pipeline) >= MOST_PIPELINED:
             self._why = 429, "Too many requests at once on one connection.", "too_many_requests"
             raise ValueError("too many pipelined requests")
@@ -100,6 +106,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """See ``httptools``."""
+        if self.parser.should_upgrade():
+            return
         self.scope[ASKED_AT] = monotonic()  # type: ignore[literal-required]
         super().on_message_complete()
         self.asking_since = inf

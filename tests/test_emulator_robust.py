@@ -200,6 +200,32 @@ def test_old_http_and_waiting_for_leave_to_go_on(rig: Rig) -> None:
         assert everything(connection).startswith(b"HTTP/1.1 200 OK")
 
 
+@pytest.mark.parametrize("wish", ["h2c", "websocket"])
+def test_wishes_for_other_protocols_are_ignored(rig: Rig, wish: str) -> None:
+    """Java's client asks for HTTP/2 with its first request; a body is never a request."""
+    upgrade = ("Connection: Upgrade, HTTP2-Settings", f"Upgrade: {wish}", "HTTP2-Settings: AAMA")
+    asked = request(TEXT, SHORT, *upgrade)
+    closing = request(TEXT, SHORT, "Connection: close, Upgrade", f"Upgrade: {wish}")
+    answer = rig.raw(asked + asked[:-5], asked[-5:] + closing)
+    assert answer.count(b"HTTP/1.1 200 OK") == 3
+    assert answer.count(b'"completion_tokens":3') == 3
+    head, _, body = request(TEXT, b"GET /version HTTP/1.1\r\n\r\n", *upgrade).partition(b"\r\n\r\n")
+    with rig.connect() as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        time.sleep(0.05)
+        connection.sendall(body + b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n")
+        answer = everything(connection)
+    assert b'"invalid_json"' in answer
+    assert b'"version"' not in answer
+    assert b'{"status": "ok"}' in answer
+    chunked = b"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nUpgrade: h2c\r\n"
+    chunked += b"Connection: upgrade, close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = json.dumps(SHORT).encode()
+    answer = rig.raw(chunked, b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+    assert b'"completion_tokens":3' in answer
+    assert rig.raw(b"CONNECT a:1 HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+
+
 @pytest.mark.parametrize(
     "sent",
     [
