@@ -40,6 +40,9 @@ OPEN = frozenset({"/", "/health", "/metrics", "/version", "/v1/models"})
 ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions"})
 """Paths whose responses are counted."""
 
+LARGE_BODIES = 16
+"""So many of the largest size are held while they are read; beyond, more is refused."""
+
 
 def make_app(service: Service) -> Starlette:
     """The server's application; ``service`` has what the endpoints need."""
@@ -71,6 +74,7 @@ def make_app(service: Service) -> Starlette:
 class _Endpoints:
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._being_read = 0
 
     async def about(self, request: Request) -> Response:
         return _json(
@@ -147,11 +151,20 @@ class _Endpoints:
         parts, size = [], int(length) if length.isdigit() and len(length) < 19 else 0
         if size <= most:
             size = 0
-            async for part in request.stream():
-                size += len(part)
-                if size > most:
-                    break
-                parts.append(part)
+            try:
+                async for part in request.stream():
+                    size += len(part)
+                    self._being_read += len(part)
+                    if size > most:
+                        break
+                    if self._being_read > most * LARGE_BODIES:
+                        raise ApiError(
+                            503, "Too many large bodies come at the same time; try again later.",
+                            "too_many_bodies", kind="server_error", headers={"Retry-After": "1"},
+                        )  # fmt: skip
+                    parts.append(part)
+            finally:
+                self._being_read -= size
         if size > most:
             raise ApiError(
                 413, f"The body is larger than {most:,} bytes (--max-body-mb).",

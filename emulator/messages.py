@@ -65,7 +65,7 @@ def _joined(content: object, where: str) -> str:
         text = part.get(_TEXTS.get(str(kind), "")) if isinstance(part, Mapping) else None
         if not isinstance(text, str):
             raise UserError(
-                f"a part of type {kind!r} is no text",
+                f"a part of type {str(kind)[:40]!r} is no text",
                 where=f"{where}[{place}]",
                 hint='give {"type": "text", "text": "..."}',
             )

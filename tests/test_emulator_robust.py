@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import random
+import select
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from threading import Thread
 
 import pytest
 from emulator_rig import CHAT, PATIENCE_S, TEXT, Rig, everything, request, served
 from pydantic import ValidationError
 
+from emulator.app import LARGE_BODIES
 from emulator.connections import MOST_HEAD_BYTES, MOST_PIPELINED
 from emulator.names import Sessions
 from emulator.schema import ChatRequest, CompletionRequest, DetokenizeRequest
@@ -157,6 +159,18 @@ def test_bodies_that_are_too_large(rig: Rig) -> None:
     answer = rig.raw(head + chunks)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b'"request_too_large"' in answer
+    alive(rig)
+
+
+def test_bodies_are_bounded_together(rig: Rig) -> None:
+    head = request(TEXT, b"").replace(b"Length: 0", b"Length: %d" % (1 << 20))
+    with ExitStack() as stack:
+        held = [stack.enter_context(rig.connect()) for _ in range(LARGE_BODIES + 1)]
+        for connection in held:
+            connection.sendall(head + b" " * ((1 << 20) - 1))
+        [told, *_], _, _ = select.select(held, [], [], PATIENCE_S)
+        assert told.recv(1000).startswith(b"HTTP/1.1 503 ")
+    rig.until(lambda: len(rig.server.server_state.connections) == 0)
     alive(rig)
 
 
