@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("servecast")
 
-OPEN = frozenset({"/", "/health", "/metrics", "/version", "/v1/models"})
+OPEN = frozenset({"/", "/health", "/ping", "/metrics", "/version", "/v1/models"})
 """Paths that need no key: probes, monitoring, and what clients ask before they have one."""
 
 ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions"})
@@ -51,6 +51,7 @@ def make_app(service: Service) -> Starlette:
         routes=[
             Route("/", endpoints.about, methods=["GET"]),
             Route("/health", endpoints.health, methods=["GET"]),
+            Route("/ping", endpoints.health, methods=["GET", "POST"]),
             Route("/metrics", endpoints.metrics, methods=["GET"]),
             Route("/version", endpoints.version, methods=["GET"]),
             Route("/v1/models", endpoints.models, methods=["GET"]),

@@ -203,6 +203,12 @@ class Metrics:
         text = self._catalogue.text(self.snapshot(), openmetrics=openmetrics)
         return text.encode(), OPENMETRICS if openmetrics else TEXT
 
+    def output_tokens(self) -> float:
+        """Output tokens that all replicas have given."""
+        self.deployment.settle()
+        self._add_up()
+        return float(self._tally.counters["generation_tokens"].sum())
+
     def snapshot(self) -> Snapshot:
         """The values behind ``text``."""
         self.deployment.settle()

@@ -19,6 +19,7 @@ class Options:
             was sent to it.
         keep_alive_s: so long a connection may be idle between two requests.
         drain_s: so long open answers may go on after Ctrl-C.
+        progress_s: so often what goes on is told; 0: never.
         faults_by_header: requests may ask for what goes wrong with them, and with replicas.
         hosts: names under which it may be reached, in lower case; None: any.
     """
@@ -31,5 +32,6 @@ class Options:
     client_timeout_s: float = 30.0
     keep_alive_s: float = 75.0
     drain_s: float = 30.0
+    progress_s: float = 0.0
     faults_by_header: bool = False
     hosts: frozenset[str] | None = None

@@ -18,6 +18,7 @@ import uvicorn
 from emulator.app import make_app
 from emulator.connections import Connection
 from emulator.errors import leaving
+from emulator.progress import Progress
 from emulator.service import Service
 
 LOOK_EVERY_S = 1.0
@@ -35,11 +36,18 @@ class Server(uvicorn.Server):
     Args:
         service: what is served.
         ready: called once, when it answers.
+        tell: given lines for whoever watches the terminal.
     """
 
-    def __init__(self, service: Service, ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        service: Service,
+        ready: Callable[[], None] = lambda: None,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self.service = service
         self._ready = ready
+        self._tell = tell
         options = service.options
         # Of requests that are no HTTP, the client is told, and nobody else.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
@@ -64,7 +72,9 @@ class Server(uvicorn.Server):
         """See ``uvicorn.Server``."""
         await super().startup(sockets)
         self.service.clock.start()
-        self._looking = asyncio.create_task(self._look())
+        self._tasks = [asyncio.create_task(self._look())]
+        if self.service.options.progress_s:
+            self._tasks.append(asyncio.create_task(self._watch()))
         # What is there now stays; the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -79,6 +89,15 @@ class Server(uvicorn.Server):
                 assert isinstance(connection, Connection)
                 connection.look(now, patience)
 
+    async def _watch(self) -> None:
+        """Tells what goes on, now and then."""
+        progress = Progress(self.service)
+        while True:
+            await asyncio.sleep(self.service.options.progress_s)
+            line = progress.line()
+            if line is not None:
+                self._tell(line)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Takes no more, lets open answers end for a while, then cuts them."""
         service = self.service
@@ -89,15 +108,23 @@ class Server(uvicorn.Server):
             listening.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()
+        if service.open_replies and service.options.drain_s and not self.force_exit:
+            many = service.open_replies > 1
+            self._tell(
+                f"Ending: {service.open_replies:,} answer{'s' * many} may go on for"
+                f" {service.options.drain_s:g} s; Ctrl-C again ends {'them' if many else 'it'}"
+                " at once."
+            )
         await self._until_idle(service.options.drain_s)
         service.cut(leaving())
         await self._until_idle(LAST_WORDS_S)
         service.clock.stop()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
-        self._looking.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._looking
+        for task in self._tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         gc.unfreeze()
 
     async def _until_idle(self, longest_s: float) -> None:

@@ -60,14 +60,18 @@ class Rig:
     """A server that runs."""
 
     def __init__(
-        self, scenario: str | Path, sets: tuple[str, ...], options: dict[str, Any]
+        self,
+        scenario: str | Path,
+        sets: tuple[str, ...],
+        options: dict[str, Any],
+        tell: Callable[[str], None],
     ) -> None:
         deployment = LiveDeployment(load_scenario(scenario, sets))
         self.service = Service(deployment, Options(**{"speed": 20.0, **options}))
         listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port: int = listening.getsockname()[1]
         ready = Event()
-        self.server = Server(self.service, ready.set)
+        self.server = Server(self.service, ready.set, tell)
         self._thread = Thread(target=self.server.run, kwargs={"sockets": [listening]}, daemon=True)
         self._thread.start()
         assert ready.wait(PATIENCE_S)
@@ -167,10 +171,13 @@ def request(path: str, body: Any, *more: str) -> bytes:
 
 @contextmanager
 def served(
-    scenario: str | Path = "chat-8b-h100", sets: tuple[str, ...] = (), **options: Any
+    scenario: str | Path = "chat-8b-h100",
+    sets: tuple[str, ...] = (),
+    tell: Callable[[str], None] = lambda line: None,
+    **options: Any,
 ) -> Iterator[Rig]:
     """A server for the block; ``options`` are those of ``Options``."""
-    rig = Rig(scenario, sets, options)
+    rig = Rig(scenario, sets, options, tell)
     try:
         yield rig
     finally:

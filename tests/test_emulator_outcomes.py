@@ -306,7 +306,7 @@ def test_the_plain_loop_serves_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
 def process() -> Any:
     """``simulate serve`` as a user runs it; ended with Ctrl-C."""
     made = subprocess.Popen(
-        [sys.executable, "-m", "simulator", "serve", "chat-8b-h100", "--port", "0", "--drain-s", "5"],
+        [sys.executable, "-m", "simulator", "serve", "chat-8b-h100", "--port", "0", "--drain-s", "5", "--progress-s", "0"],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     yield made

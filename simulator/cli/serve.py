@@ -14,6 +14,7 @@ from simulator.errors import UserError
 
 if TYPE_CHECKING:
     from emulator.service import Service
+    from simulator.resolution.pools import ResolvedPool
     from simulator.scenario import Scenario
 
 NEEDED = ("starlette", "uvicorn", "httptools")
@@ -73,6 +74,14 @@ CURL = (
     help="Write the requests that come as a trace of JSON lines, to simulate the same again.",
 )
 @click.option(
+    "--progress-s",
+    type=click.FloatRange(0.0, 86400.0),
+    default=10.0,
+    show_default=True,
+    metavar="S",
+    help="So often a line on stderr says what goes on, if anything does; 0: never.",
+)
+@click.option(
     "--max-body-mb", type=click.IntRange(1, 1024), default=16, show_default=True, metavar="N"
 )
 @click.option(
@@ -106,6 +115,7 @@ def serve(
     record: str | None,
     faults_file: str | None,
     faults_by_header: bool,
+    progress_s: float,
     max_body_mb: int,
     max_connections: int,
     client_timeout_s: float,
@@ -141,6 +151,7 @@ def serve(
         max_connections=max_connections,
         client_timeout_s=client_timeout_s,
         drain_s=drain_s,
+        progress_s=progress_s,
         faults_by_header=faults_by_header,
         hosts=OWN_NAMES if host.lower() in LOOPBACK else None,
     )
@@ -169,7 +180,11 @@ def _run(service: Service, scenario: Scenario, host: str, port: int) -> None:
                 " use it; --api-key asks for a key.",
                 err=True,
             )
-        Server(service, lambda: click.echo(_said(service, scenario, url))).run(sockets=[listening])
+        Server(
+            service,
+            ready=lambda: click.echo(_said(service, scenario, url)),
+            tell=lambda line: click.echo(line, err=True),
+        ).run(sockets=[listening])
     click.echo(_counted(service))
     if service.clock.failure is not None:
         raise service.clock.failure
@@ -202,9 +217,16 @@ def _deployed(service: Service) -> list[str]:
         lines.append(
             f"{name}{deployment.model.name} on {devices} × {deployment.hardware.title},"
             f" {deployment.engine.title} {deployment.engine.version},"
-            f" {pool.most} replica{'s' if pool.most > 1 else ''}"
+            f" {_replicas(pool)}"
         )
     return lines
+
+
+def _replicas(pool: ResolvedPool) -> str:
+    """How many there are, or may be."""
+    scaling = pool.life.scaling if pool.life is not None else None
+    fewest = f"{scaling.fewest} to " if scaling is not None and scaling.fewest < pool.most else ""
+    return f"{fewest}{pool.most} replica{'s' if pool.most > 1 else ''}"
 
 
 def _not_used(scenario: Scenario) -> list[str]:

@@ -117,6 +117,11 @@ class _Scaling(Model):
         return self.min if self.initial is None else self.initial
 
     @property
+    def fewest(self) -> int:
+        """Fewest replicas wanted at once."""
+        return self.min
+
+    @property
     def most(self) -> int:
         """Most replicas wanted at once."""
         return self.max
@@ -213,6 +218,11 @@ class ScheduleScaling(Model):
     def at_start(self) -> int:
         """Replicas that are up at the start."""
         return self.steps[0].replicas if self.steps[0].at_s == 0 else self.steps[-1].replicas
+
+    @property
+    def fewest(self) -> int:
+        """Fewest replicas wanted at once."""
+        return min(step.replicas for step in self.steps)
 
     @property
     def most(self) -> int:
