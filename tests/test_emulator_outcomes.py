@@ -8,6 +8,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -270,6 +271,24 @@ def test_open_answers_end_before_the_server() -> None:
         got += everything(connection)
         assert got.count(b'"text":') == 1000
         assert got.endswith(b"0\r\n\r\n")
+
+
+def test_who_wants_it_to_end_at_once_has_every_answer_say_so() -> None:
+    body = {**SHORT, "max_tokens": 60_000, "stream": True}
+    with ExitStack() as stack:
+        rig = stack.enter_context(served(speed=1.0, drain_s=PATIENCE_S))
+        held = [stack.enter_context(rig.connect()) for _ in range(5)]
+        for connection in held:
+            connection.sendall(request(TEXT, body))
+        rig.until(lambda: rig.service.open_replies == len(held))
+        began = time.monotonic()
+        rig.server.stop()
+        rig.server.stop()
+        answers = [everything(connection) for connection in held]
+        assert time.monotonic() - began < PATIENCE_S / 3
+        assert all(b'"shutting_down"' in answer for answer in answers)
+        rig.stop()
+        assert rig.service.counts.failed == len(held)
 
 
 def test_answers_that_take_too_long_are_cut_at_the_end() -> None:
