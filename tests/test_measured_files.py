@@ -68,6 +68,16 @@ def test_vllms_details_give_every_figure() -> None:
     assert run.output_tokens_per_s == pytest.approx(8 / 1.4)  # from 1000.0 to 1001.25 + 0.15
 
 
+def test_names_do_not_reach_the_terminal_as_commands(tmp_path: Path) -> None:
+    evil = "\x1b[2Jevil\n"
+    file = written(tmp_path, loaded("vllm-detailed.json") | {"label": evil, "model_id": evil})
+    [run] = read_measurements(file)
+    assert (run.name, run.model) == ("\ufffd[2Jevil\ufffd", "\ufffd[2Jevil\ufffd")
+    with pytest.raises(UserError) as caught:
+        read_measurements(written(tmp_path, {evil: 1}))
+    assert str(caught.value).isprintable()
+
+
 def test_vllms_own_statistics_are_those_of_its_details() -> None:
     document, run = loaded("vllm-detailed.json"), one("vllm-detailed.json")
     for name, key in (("ttft_ms", "ttft"), ("tpot_ms", "tpot"), ("itl_ms", "itl")):
@@ -388,6 +398,7 @@ MISTAKES: list[tuple[Callable[[Path], Path], str]] = [
     (changed(VLLM, lambda d: d["ttfts"].pop()), "ttfts: has 3 entries, 'input_lens' 4"),
     (changed(VLLM, lambda d: d["itls"].pop()), "itls: has 3 entries"),
     (changed(VLLM, lambda d: d["errors"].pop()), "errors: has 3 entries"),
+    (changed(VLLM, lambda d: d.update(completed=9)), "errors: has 4 entries, and 'completed' is 9"),
     (changed(VLLM, lambda d: d["itls"][1].append(-1)), r"itls\[1\]\[3\]: must be at least 0, got -1"),
     (changed(VLLM, lambda d: d.update(itls=[1, 2, 3, 4])), r"itls\[0\]: must be a list, got 1"),
     (changed(VLLM, lambda d: d["input_lens"].__setitem__(0, 1e12)), r"input_lens\[0\]: must be a whole"),

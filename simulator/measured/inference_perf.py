@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.measured.node import Node
+from simulator.measured.node import Node, printable
 from simulator.measured.runs import (
     Lengths,
     Load,
@@ -173,7 +173,7 @@ def _model(node: Node) -> str | None:
     except (ValueError, RecursionError):
         return None
     name = sent.get("model") if isinstance(sent, dict) else None
-    return name[:200] if isinstance(name, str) else None
+    return printable(name[:200]) if isinstance(name, str) else None
 
 
 def _response(node: Node) -> Node | None:

@@ -97,14 +97,15 @@ class Node:
         return int(value)
 
     def text(self) -> str:
-        """A text, cut where it is longer than any name.
+        """A text, cut where it is longer than any name; what would move the cursor or color a
+        terminal is replaced.
 
         Raises:
             UserError: it is none.
         """
         if not isinstance(self.value, str):
             raise self.error(f"must be a text, got {shown(self.value)}")
-        return self.value[:200]
+        return printable(self.value[:200])
 
     def numbers(self) -> Floats:
         """A list of finite numbers, none negative. Shape (n,).
@@ -131,6 +132,13 @@ def _finite(value: float | int) -> bool:
         return math.isfinite(value)
     except OverflowError:  # an integer of hundreds of digits
         return False
+
+
+def printable(text: str) -> str:
+    """A text with the replacement character for each that cannot be seen."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else "\ufffd" for each in text)
 
 
 def shown(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from simulator.errors import UserError
 from simulator.measured import aiperf, guidellm, inference_perf, vllm
 from simulator.measured.files import EXPECTED, read_documents
-from simulator.measured.node import Node
+from simulator.measured.node import Node, printable
 from simulator.measured.runs import MeasuredRun
 from simulator.paths import expanded
 
@@ -78,7 +78,7 @@ def _file(path: Path) -> Path:
 
 def _looks(value: Any) -> str:
     if isinstance(value, dict):
-        names = ", ".join(f"'{str(key)[:40]}'" for key in list(value)[:6])
+        names = ", ".join(f"'{printable(str(key)[:40])}'" for key in list(value)[:6])
         return f"its keys are {names}{' …' if len(value) > 6 else ''}" if names else "it is empty"
     if isinstance(value, list):
         return "it is a list of other things than requests"

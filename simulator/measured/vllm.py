@@ -98,10 +98,11 @@ def _run(file: Path, node: Node, index: int) -> MeasuredRun:
 
 
 def _failed(node: Node, completed: int) -> int | None:
-    failed, sent = node.get("failed"), node.get("num_prompts")
+    failed, sent, errors = node.get("failed"), node.get("num_prompts"), node.get("errors")
+    if errors is not None and len(errors) < completed:
+        raise errors.error(f"has {len(errors):,} entries, and 'completed' is {completed:,}")
     if failed is not None:
         return failed.count()
-    errors = node.get("errors")
     if errors is not None:
         return len(errors) - completed
     return max(sent.count() - completed, 0) if sent is not None else None
