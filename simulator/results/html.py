@@ -44,7 +44,7 @@ Summary = dict[str, Any]
 _RESOURCES = {
     "compute": ("compute", 0), "memory": ("memory bandwidth", 1), "network": ("link", 2),
     "host": ("host", 3), "latency": ("launches and latencies", 5),
-    "stall": ("waiting for transfers or other devices", 4),
+    "stall": ("waiting for transfers, other devices or a slow replica", 4),
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ RESOURCES = {
     "memory": "bound by memory bandwidth",
     "network": "bound by the link between devices",
     "host": "bound by the host",
-    "stall": "bound by waiting for transfers or for other devices",
+    "stall": "bound by waiting for transfers, for other devices or for a slow replica",
     "latency": "bound by kernel launches and latencies",
 }
 """What to say when a resource binds most of the time."""

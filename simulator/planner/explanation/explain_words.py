@@ -16,7 +16,7 @@ BOUND = {
     "network": "the link between devices",
     "host": "the host's work between steps",
     "latency": "kernel launches and latencies",
-    "stall": "waiting for transfers or other devices",
+    "stall": "waiting for transfers, other devices or a slow replica",
 }
 """What binds, after “bound by”."""
 
