@@ -219,6 +219,8 @@ class Metrics:
             self._tally, self._presence, self._work, self._gauges(), now_s, energy_j,
             self._power_w(now_s, energy_j),
         )  # fmt: skip
+        at_gateway = self.deployment.waiting_at_gateway
+        values["servecast:gateway_requests_waiting"] = np.array([[float(at_gateway)]])
         values["servecast:speed"] = np.array([[self.speed]])
         if self._codes:
             counts = [self._codes[code] for code in self._catalogue.codes]

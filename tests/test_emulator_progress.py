@@ -61,6 +61,9 @@ def test_requests_wait_where_no_replica_is_up() -> None:
             assert line is not None
             assert "0 running, 1 waiting" in line
             assert line.endswith("0 replicas up")
+            told = rig.get("/metrics").body.decode()
+            assert "\nservecast:gateway_requests_waiting 1.0\n" in told
+            assert "vllm:num_requests_waiting{" not in told
 
 
 def test_lines_come_now_and_then_and_the_end_says_what_it_waits_for() -> None:
@@ -74,10 +77,8 @@ def test_lines_come_now_and_then_and_the_end_says_what_it_waits_for() -> None:
         rig.until(lambda: len(lines) > 1)
         assert all("running" in line for line in lines)
         rig.server.stop()
-        rig.until(lambda: "Ending" in lines[-1])
-        assert lines[-1] == (
-            f"Ending: 1 answer may go on for {PATIENCE_S:g} s; Ctrl-C again ends it at once."
-        )
+        ending = f"Ending: 1 answer may go on for {PATIENCE_S:g} s; Ctrl-C again ends it at once."
+        rig.until(lambda: ending in lines)
         ended = Thread(target=everything, args=(connection,))
         ended.start()
         rig.server.stop()

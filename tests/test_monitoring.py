@@ -72,6 +72,7 @@ def total(found: Samples, name: str, **labels: str) -> float:
 
 
 LIVE_ONLY = {
+    "servecast:gateway_requests_waiting",
     "servecast:speed",
     *(f"vllm:request_params_max_tokens_{part}" for part in ("bucket", "count", "sum")),
     *(f"servecast:emulator_lateness_seconds_{part}" for part in ("bucket", "count", "sum")),

@@ -126,6 +126,11 @@ class ChangingCluster(Cluster):
         np.subtract.at(preemptions, lives.lost.request, 1)  # a crash is none
         return replace(record, held=lives.held(end_s), lives=lives, preemptions=preemptions)
 
+    @property
+    def waiting_at_gateway(self) -> int:
+        """Requests that no replica has taken yet."""
+        return sum(len(line.waiting) for line in self._lines)
+
     # --- requests --------------------------------------------------------------------------------
 
     def _place(self, sequence: Sequence) -> None:
@@ -171,7 +176,7 @@ class ChangingCluster(Cluster):
         """No replica takes requests: it waits at the gateway, unless too many do."""
         most = self._serving.gateway.max_queue
         index = attempt.sequence.index
-        if most is not None and sum(len(each.waiting) for each in self._lines) >= most:
+        if most is not None and self.waiting_at_gateway >= most:
             self._give_up(attempt, FAILED if attempt.retries else REJECTED)
             return
         attempt.slot = attempt.replica = None

@@ -219,6 +219,12 @@ class LiveDeployment:
         """Requests whose listeners have not heard of their end."""
         return self._cluster.open_requests
 
+    @property
+    def waiting_at_gateway(self) -> int:
+        """Requests that wait because no replica takes any; they are in no ``ReplicaState``."""
+        cluster = self._cluster
+        return cluster.waiting_at_gateway if isinstance(cluster, LiveChangingCluster) else 0
+
     # --- the clock -------------------------------------------------------------------------------
 
     @property

@@ -191,6 +191,8 @@ FAMILIES: dict[str, Family] = {
             "gauge", "peak_hbm_bytes_per_second", "Bandwidth of all devices held, byte/s.", "pool"
         ),
         _own("counter", "simulated_seconds", "Simulated time."),
+        _own("gauge", "gateway_requests_waiting",
+             "Requests at the gateway, as no replica takes any.", live_only=True),
         _own("gauge", "speed", "Simulated seconds that are meant to pass in a second.",
              live_only=True),
         _own("counter", "http_responses", "HTTP responses by status.", "code", live_only=True),
