@@ -36,6 +36,13 @@ class Counts:
     refused: int = 0
     failed: int = 0
 
+    def without_answer(self, status: int) -> None:
+        """A request got this error in place of its answer, or of the rest of it."""
+        if status == 429:
+            self.refused += 1
+        else:
+            self.failed += 1
+
 
 class Service:
     """See the module.
@@ -190,6 +197,7 @@ class Service:
         finally:
             self.clock.arm()
         if fault is not None and fault.status is not None:
+            self.counts.without_answer(fault.status)
             raise wanted_error(fault.status, fault.retry_after_s)
         return fault if fault is not None and fault.of_answer else None
 
@@ -209,10 +217,8 @@ class Service:
             self.counts.cancelled += 1
         elif reply.error is None:
             self.counts.served += 1
-        elif reply.error.status == 429:
-            self.counts.refused += 1
         else:
-            self.counts.failed += 1
+            self.counts.without_answer(reply.error.status)
 
     @property
     def open_replies(self) -> int:

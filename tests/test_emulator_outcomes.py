@@ -230,6 +230,8 @@ def test_faults_by_header() -> None:
         fault = rig.post(TEXT, SHORT, {"X-Servecast-Fault": "status=429; retry-after=2"})
         assert (fault.status, fault.headers["retry-after"]) == (429, "2")
         assert fault.error["code"] == "rate_limit_exceeded"
+        assert rig.post(TEXT, SHORT, {"X-Servecast-Fault": "status=503"}).status == 503
+        assert (rig.service.counts.refused, rig.service.counts.failed) == (1, 1)
         wrong = rig.post(TEXT, SHORT, {"X-Servecast-Fault": "status=200"})
         assert (wrong.status, wrong.error["param"]) == (400, "X-Servecast-Fault")
         body = {**SHORT, "max_tokens": 30}
