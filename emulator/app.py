@@ -47,7 +47,7 @@ LARGE_BODIES = 16
 def make_app(service: Service) -> Starlette:
     """The server's application; ``service`` has what the endpoints need."""
     endpoints, errors = _Endpoints(service), _Errors(service)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", endpoints.about, methods=["GET"]),
             Route("/health", endpoints.health, methods=["GET"]),
@@ -70,6 +70,8 @@ def make_app(service: Service) -> Starlette:
             Exception: errors.unexpected,
         },
     )
+    app.router.redirect_slashes = False  # what is not there is told in one shape
+    return app
 
 
 class _Endpoints:
@@ -110,6 +112,8 @@ class _Endpoints:
         return _json({"object": "list", "data": cards})
 
     async def model(self, request: Request) -> Response:
+        if not request.path_params["name"]:
+            return await self.models(request)
         return _json(self._service.card(self._service.names.find(request.path_params["name"])))
 
     async def chat(self, request: Request) -> Response:

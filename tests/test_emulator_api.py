@@ -101,6 +101,7 @@ def test_models_health_version_and_root(rig: Rig) -> None:
     [card] = rig.get("/v1/models").json["data"]
     assert (card["id"], card["object"], card["max_model_len"]) == (MODEL, "model", 131_072)
     assert rig.get(f"/v1/models/{MODEL}").json == card
+    assert rig.get("/v1/models/").json["data"] == [card]
     assert rig.get("/health").json == {"status": "ok"}
     assert rig.get("/version").json["version"]
     assert rig.get("/").json["models"] == [MODEL]
@@ -180,6 +181,8 @@ def test_what_is_not_there_is_told(rig: Rig) -> None:
     assert answer.status == 404
     assert (answer.error["code"], answer.error["param"]) == ("model_not_found", "model")
     answer = rig.get("/v1/nothing")
+    assert (answer.status, answer.error["code"]) == (404, "unknown_url")
+    answer = rig.get("/health/")
     assert (answer.status, answer.error["code"]) == (404, "unknown_url")
     answer = rig.get(CHAT)
     assert (answer.status, answer.error["code"]) == (405, "method_not_allowed")

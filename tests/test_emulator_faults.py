@@ -71,6 +71,7 @@ def test_a_header_says_what_goes_wrong(text: str, fault: RequestFault) -> None:
         ("stall-after=2; delay=1", "'delay' is not one of"),
         ("slow=0", "slow needs factor and for"),
         ("slow=0; factor=0.5; for=3", "0.5 makes nothing slow"),
+        ("slow=0; factor=1e300; for=3", "1e+300 would be a standstill"),
         ("slow=7; factor=2; for=3", "no replica 7"),
         ("crash=0", "cannot crash"),
         ("x" * 5000, "is not name=value"),

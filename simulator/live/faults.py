@@ -7,6 +7,7 @@ from math import isfinite
 from simulator.cluster.changing import ChangingCluster
 from simulator.cluster.run import Cluster
 from simulator.errors import UserError
+from simulator.scenario.lifecycle import SLOWEST
 
 
 class ReplicaFaults:
@@ -32,7 +33,7 @@ class ReplicaFaults:
 
         Args:
             replica: its number among all.
-            factor: above 1.
+            factor: above 1, at most 1,000.
             for_s: seconds of the deployment's clock.
 
         Returns:
@@ -41,8 +42,12 @@ class ReplicaFaults:
         Raises:
             UserError: there is never such a replica, or the figures make no sense.
         """
-        if not (factor > 1.0 and isfinite(factor)):
+        if not factor > 1.0:
             raise UserError(f"{factor:g} makes nothing slow", where="factor", hint="above 1")
+        if factor > SLOWEST:
+            raise UserError(
+                f"{factor:g} would be a standstill", where="factor", hint=f"at most {SLOWEST:g}"
+            )
         return self._cluster.slow(self._known(replica), factor, _positive(for_s))
 
     def crash(self, replica: int, *, for_s: float | None = None) -> bool:

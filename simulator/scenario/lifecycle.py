@@ -246,6 +246,10 @@ class Outage(Model):
     for_s: PositiveFloat = Field(description="when it is up again, after the crash")
 
 
+SLOWEST = 1000
+"""Times as long as it would that a step takes at most."""
+
+
 class Slowdown(Model):
     """One replica is slow for a while, as a device that is too hot, or capped in power."""
 
@@ -254,7 +258,7 @@ class Slowdown(Model):
     for_s: PositiveFloat = Field(
         description="steps that begin within this time are slow, unless the replica goes before"
     )
-    factor: Annotated[float, Field(gt=1, le=1000, allow_inf_nan=False, strict=True)] = Field(
+    factor: Annotated[float, Field(gt=1, le=SLOWEST, allow_inf_nan=False, strict=True)] = Field(
         description="so many times as long as they would, steps take; of several at the same time, "
         "the product"
     )
