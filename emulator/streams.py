@@ -94,11 +94,13 @@ class Events:
         counts: with every event, how many tokens there were.
     """
 
-    __slots__ = ("_begin", "_choice", "_counts", "_first", "_tail", "_think")
+    __slots__ = ("_begin", "_choice", "_counts", "_end", "_first", "_tail", "_think")
 
     def __init__(self, head: Head, choice: Choice, counts: bool) -> None:
         self._choice = choice
         self._counts = head.prompt_tokens if counts else -1
+        answer = choice.answer
+        self._end = f'"{answer.finish_reason}","stop_reason":{json.dumps(answer.stop_reason)}'
         begin = f'{head.event}[{{"index":{choice.index},'
         if head.form is CHAT:
             role = '"delta":{"role":"assistant",'
@@ -126,7 +128,7 @@ class Events:
             begin = self._begin if place >= thinking else self._think
             if place == shown:
                 begin, text = self._opening(place, answer)
-            reason = "null" if place < last else f'"{answer.finish_reason}"'
+            reason = "null" if place < last else self._end
             counts = "" if self._counts < 0 else self._counted(place + 1)
             events.append(f"{begin}{quoted(text)}{tail}{reason}}}]{counts}}}\n\n")
         return events[0] if len(events) == 1 else "".join(events)
@@ -167,7 +169,8 @@ def whole(head: Head, reply: Reply) -> bytes:
 def _whole_choice(head: Head, choice: Choice) -> dict[str, Any]:
     answer = choice.answer
     thought = "" if answer.hidden else answer.thought
-    end = {"logprobs": None, "finish_reason": answer.finish_reason}
+    end = {"logprobs": None, "finish_reason": answer.finish_reason,
+           "stop_reason": answer.stop_reason}  # fmt: skip
     if head.form is TEXT:
         return {"index": choice.index, "text": head.echoed(choice) + thought + answer.text, **end}
     message = {"role": "assistant", "content": answer.text}

@@ -270,13 +270,14 @@ def test_stop_sequences_end_answers(rig: Rig) -> None:
     body = {"seed": 3, "max_tokens": 40, "ignore_eos": True, "stop": [stop]}
     answer = chat(rig, **body).json
     [choice] = answer["choices"]
-    assert choice["finish_reason"] == "stop"
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
     assert choice["message"]["content"] == whole["content"].partition(stop)[0]
     assert answer["usage"]["completion_tokens"] < 40
     events = chat(rig, **body, stream=True).events
     told = "".join(event["choices"][0]["delta"]["content"] for event in events)
     assert told == choice["message"]["content"]
     assert events[-1]["choices"][0]["finish_reason"] == "stop"
+    assert events[-1]["choices"][0]["stop_reason"] == stop
 
 
 def test_parts_of_messages_are_text_alone(rig: Rig) -> None:
@@ -320,5 +321,5 @@ def test_hidden_thinking_is_counted_and_not_told() -> None:
         [cut] = chat(rig, seed=1, max_tokens=5, stream=True).events
         assert cut["choices"][0] == {
             "index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None,
-            "finish_reason": "length",
+            "finish_reason": "length", "stop_reason": None,
         }  # fmt: skip

@@ -311,6 +311,11 @@ class Cluster:
         return replica is not None
 
     @property
+    def waiting_at_gateway(self) -> int:
+        """Requests that no replica has taken yet: none where all are up all the time."""
+        return 0
+
+    @property
     def apart(self) -> bool:
         """Whether prompts and answers have replicas of their own."""
         return self._handover is not None
@@ -535,7 +540,7 @@ class Cluster:
     def _record(self, end_s: float, *, interrupted: bool, reason: str, wall_s: float) -> RunRecord:
         """What the run leaves behind."""
         return self.recorder.record(
-            groups=tuple(self._recorded()),
+            groups=tuple(self.recorded_groups()),
             held=None,
             stages=None if self._handover is None else self._handover.stages(),
             end_s=end_s,
@@ -544,7 +549,8 @@ class Cluster:
             wall_s=wall_s,
         )
 
-    def _recorded(self) -> Iterator[Group]:
+    def recorded_groups(self) -> Iterator[Group]:
+        """The groups as a record has them."""
         first = 0
         for group in self.groups:
             yield group.recorded(first)

@@ -40,6 +40,7 @@ class LiveCluster(Cluster):
     """
 
     requests: GrowingRequests
+    journal: LiveJournal
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         self._streams: dict[int, Stream] = {}
@@ -90,6 +91,7 @@ class LiveCluster(Cluster):
 
     def begin(self) -> None:
         """The deployment starts, at time 0."""
+        self.journal = LiveJournal()
         self._open()
 
     def send(self, asked: Asked, listener: Listener) -> int:
@@ -187,7 +189,6 @@ class LiveChangingCluster(LiveCluster, ChangingCluster):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.journal = LiveJournal()
         self._times_lost: array[int] = self.requests.column(0)
 
     def _open(self) -> None:

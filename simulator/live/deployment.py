@@ -135,7 +135,7 @@ class LiveDeployment:
         else:
             self._cluster = LiveCluster(self._requests, self._groups, rejected, **settings)
         self.several_answers = not self._changes and admission is None and paths is None
-        self.groups: tuple[Group, ...] = tuple(self._cluster._recorded())
+        self.groups: tuple[Group, ...] = tuple(self._cluster.recorded_groups())
         self.on_begun: list[Callable[[Beginning], None]] = self._cluster.on_begun
         self.on_preempted: list[Callable[[Floats], None]] = []
         self._settled_s = 0.0
@@ -222,8 +222,7 @@ class LiveDeployment:
     @property
     def waiting_at_gateway(self) -> int:
         """Requests that wait because no replica takes any; they are in no ``ReplicaState``."""
-        cluster = self._cluster
-        return cluster.waiting_at_gateway if isinstance(cluster, LiveChangingCluster) else 0
+        return self._cluster.waiting_at_gateway
 
     # --- the clock -------------------------------------------------------------------------------
 
@@ -246,7 +245,7 @@ class LiveDeployment:
         if until_s < inf and until_s > env.now:
             self._tick.at(until_s)
             step()
-        rows = len(self._cluster.recorder.rows) // ROW_BYTES + self._changed
+        rows = len(self._cluster.recorder.rows) // ROW_BYTES + len(self._cluster.journal)
         if rows > _SETTLE_ROWS or (rows and env.now - self._settled_s >= _SETTLE_S):
             self.settle()
 
@@ -264,8 +263,8 @@ class LiveDeployment:
         gaps = recorder.take_gaps()
         if recorder.waste is not None:
             recorder.waste.forget()
-        if isinstance(self._cluster, LiveChangingCluster):
-            changes = self._cluster.journal.take()
+        changes = self._cluster.journal.take()
+        if changes:
             for hear_changes in self.on_changes:
                 hear_changes(changes)
         for hear in self.on_steps:
@@ -274,11 +273,6 @@ class LiveDeployment:
         if len(preempted):
             for told in self.on_preempted:
                 told(preempted)
-
-    @property
-    def _changed(self) -> int:
-        cluster = self._cluster
-        return len(cluster.journal) if isinstance(cluster, LiveChangingCluster) else 0
 
     # --- looking ---------------------------------------------------------------------------------
 

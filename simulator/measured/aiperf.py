@@ -26,8 +26,7 @@ from simulator.measured.runs import (
     MeasuredRun,
     Record,
     Statistics,
-    definitions_of,
-    figures_of,
+    recorded_run,
     records_of,
 )
 from simulator.workload.requests import Floats
@@ -210,23 +209,12 @@ def _detailed(file: Path, documents: Sequence[Node], summary: Node | None) -> Me
         warm = len(documents) - len(profiled)
         notes.append(f"{warm:,} requests of the warm-up are left out")
     notes += _stopped(summary) if summary is not None else []
-    found = figures_of(records, None)
     tokens, events = int(records.output_tokens.sum()) - len(records), len(records.gaps_s)
     if events and tokens > events * 1.01:
         notes.append(f"{tokens:,} further tokens came in {events:,} events")
-    return MeasuredRun(
-        **_heading(file, summary),
-        completed=len(answered),
-        failed=len(profiled) - len(answered),
-        duration_s=records.span_s,
-        inputs=found.inputs,
-        outputs=found.outputs,
-        latency=found.latency,
-        requests_per_s=found.requests_per_s,
-        output_tokens_per_s=found.output_tokens_per_s,
-        records=records if len(records) else None,
-        definitions=definitions_of(records),
-        notes=tuple(notes),
+    failed = len(profiled) - len(answered)
+    return recorded_run(
+        records, notes, completed=len(answered), failed=failed, **_heading(file, summary)
     )
 
 

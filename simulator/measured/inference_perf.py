@@ -28,8 +28,7 @@ from simulator.measured.runs import (
     MeasuredRun,
     Record,
     Statistics,
-    definitions_of,
-    figures_of,
+    recorded_run,
     records_of,
 )
 from simulator.workload.requests import Floats
@@ -140,9 +139,12 @@ def read_requests(file: Path, documents: Sequence[Node]) -> list[MeasuredRun]:
         [_record(node, at) for node, at in zip(answered, times, strict=True)],
         np.concatenate([np.empty(0), *(np.diff(at) for at in times if len(at))]),
     )
-    found = figures_of(records, None)
     return [
-        MeasuredRun(
+        recorded_run(
+            records,
+            notes,
+            completed=len(answered),
+            failed=len(requests) - len(answered),
             client=CLIENT,
             version=None,
             file=str(file),
@@ -150,17 +152,6 @@ def read_requests(file: Path, documents: Sequence[Node]) -> list[MeasuredRun]:
             model=_model(answered[0]) if answered else None,
             measured_on=None,
             load=Load("unknown", words="as recorded"),
-            completed=len(answered),
-            failed=len(requests) - len(answered),
-            duration_s=records.span_s,
-            inputs=found.inputs,
-            outputs=found.outputs,
-            latency=found.latency,
-            requests_per_s=found.requests_per_s,
-            output_tokens_per_s=found.output_tokens_per_s,
-            records=records if len(records) else None,
-            definitions=definitions_of(records),
-            notes=tuple(notes),
         )
     ]
 

@@ -290,6 +290,27 @@ def figures_of(records: Records, duration_s: float | None) -> Figures:
     )
 
 
+def recorded_run(
+    records: Records, notes: Sequence[str], *, completed: int, failed: int, **heading: Any
+) -> MeasuredRun:
+    """A run whose figures come from its records; ``heading``: what they do not say."""
+    found = figures_of(records, None)
+    return MeasuredRun(
+        **heading,
+        completed=completed,
+        failed=failed,
+        duration_s=records.span_s,
+        inputs=found.inputs,
+        outputs=found.outputs,
+        latency=found.latency,
+        requests_per_s=found.requests_per_s,
+        output_tokens_per_s=found.output_tokens_per_s,
+        records=records if len(records) else None,
+        definitions=definitions_of(records),
+        notes=tuple(notes),
+    )
+
+
 def definitions_of(records: Records) -> tuple[str, ...]:
     """What ``figures_of`` are, as far as there are any."""
     if not np.isfinite(records.ttft_s).any():
